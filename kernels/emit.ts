@@ -1,0 +1,76 @@
+/**
+ * The vocabulary. A kernel is written once against `Emit<V>` and read three ways: evaluated in float64
+ * (lib/eager.ts), recorded as an ONNX subgraph (lib/graph/record.ts), or differentiated (one reverse rule per word).
+ * `V` is whatever the reader calls a tensor. Shapes follow numpy: broadcasting aligns trailing axes.
+ */
+
+/** Element types a host tensor can hold; half-width floats carry their 16 raw bits. */
+export interface DataOf {
+  float32: Float32Array;
+  float64: Float64Array;
+  float16: Uint16Array;
+  bfloat16: Uint16Array;
+  int8: Int8Array;
+  uint8: Uint8Array;
+  int16: Int16Array;
+  uint16: Uint16Array;
+  int32: Int32Array;
+  uint32: Uint32Array;
+  int64: BigInt64Array;
+  bool: Uint8Array;
+}
+export type DType = keyof DataOf;
+
+/** A tensor in host memory, row-major and contiguous. */
+export type HostTensor<D extends DType = DType> = {
+  [K in D]: { readonly dtype: K; readonly shape: readonly number[]; readonly data: DataOf[K] };
+}[D];
+
+/** An axis length: a number, or an expression in named symbols such as `s` or `p+s` (lib/graph/dims.ts). */
+export type Dim = number | string;
+
+export interface Emit<V> {
+  /** A tensor known when the program is written. */
+  constant(tensor: HostTensor): V;
+  shape(a: V): readonly Dim[];
+  /** Sum of products in index notation, e.g. `bshd,bthd->bhst`. No repeated axis inside one operand. */
+  einsum(equation: string, ...operands: readonly V[]): V;
+  add(a: V, b: V): V;
+  sub(a: V, b: V): V;
+  mul(a: V, b: V): V;
+  div(a: V, b: V): V;
+  scale(a: V, by: number): V;
+  /** a + by, for a plain number. */
+  shift(a: V, by: number): V;
+  square(a: V): V;
+  sqrt(a: V): V;
+  exp(a: V): V;
+  log(a: V): V;
+  sigmoid(a: V): V;
+  /** Sum over the last axis, which stays with length 1. */
+  sum(a: V): V;
+  /** Mean over the last axis, which stays with length 1. */
+  mean(a: V): V;
+  /** Softmax over the last axis. */
+  softmax(a: V): V;
+  /** log(sum(exp(a))) over the last axis, which stays with length 1. */
+  logSumExp(a: V): V;
+  /**
+   * Rotation of the pairs (k, k + n) of the last axis, length 2n: [x1 cos - x2 sin | x2 cos + x1 sin].
+   * a: [b, s, heads, 2n]; cos, sin: [s, n].
+   */
+  rotate(a: V, cos: V, sin: V): V;
+  /** Rows of `table` [n, ...row] at integer `indices` [...i] -> [...i, ...row]. */
+  gather(table: V, indices: V): V;
+  /** One element of the last axis per row: a [..., n], indices [...] -> [..., 1]. */
+  pick(a: V, indices: V): V;
+  slice(a: V, axis: number, start: number, end: number): V;
+  concat(axis: number, parts: readonly V[]): V;
+  /** The same elements in the same order under another shape. */
+  reshape(a: V, shape: readonly Dim[]): V;
+  /**
+   * Additive attention mask [s, t]: 0 where key position <= query position (and > query position - window when a
+   * window is given), else a number so low that softmax gives 0. Positions are int64 vectors [s] and [t].
+   */
+  causalMask(queryPositions: V, keyPositions: V, window: number | null): V;
+}
