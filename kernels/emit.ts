@@ -64,8 +64,9 @@ export interface Emit<V> {
   gather(table: V, indices: V): V;
   /** One element of the last axis per row: a [..., n], indices [...] -> [..., 1]. */
   pick(a: V, indices: V): V;
-  slice(a: V, axis: number, start: number, end: number): V;
   concat(axis: number, parts: readonly V[]): V;
+  /** The inverse of concat: consecutive pieces of the given lengths along one axis. */
+  split(a: V, axis: number, lengths: readonly Dim[]): V[];
   /** The same elements in the same order under another shape. */
   reshape(a: V, shape: readonly Dim[]): V;
   /**

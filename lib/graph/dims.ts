@@ -185,3 +185,7 @@ export function evaluateDim(dim: Dim, bindings: Readonly<Record<string, number>>
   if (typeof value === 'number') return value;
   throw new Error(`evaluateDim: every symbol of ${dim} needs a value, got none for ${symbolsOfDim(value).join(', ')}`);
 }
+
+/** The terms of a length: 3*s*b + 2 is [{3, [b, s]}, {2, []}]; what a graph needs to compute it from Shape nodes. */
+export const termsOfDim = (dim: Dim): { readonly coefficient: number; readonly symbols: readonly string[] }[] =>
+  [...parse(dim)].map(([product, coefficient]) => ({ coefficient, symbols: symbolsOf(product) }));

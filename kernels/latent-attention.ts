@@ -1,0 +1,75 @@
+/**
+ * Multi-head latent attention, two spellings of one function. Dimension key as in attention.ts, and: n NoPE width of
+ * a head, m = 2 x rotating components (width of the shared rope key), c latent rank.
+ *
+ * What is cached per token is one row [rope key m | latent c], shared by all heads.
+ */
+import { at } from './at.ts';
+import type { Emit } from './emit.ts';
+import { softmaxOverSegments, sumOver } from './attention.ts';
+
+/** A part is null where a conversion leaves nothing of it: no remainder (all pairs rotate) or no rotation at all. */
+export interface LatentQuery<V> {
+  readonly rope: V | null; // [b, s, g, r, m], rotated
+  readonly nope: V | null; // [b, s, g, r, n]
+}
+
+export interface LatentSegment<V> {
+  readonly ropeKey: V | null; // [b, t, m], rotated
+  readonly latent: V; // [b, t, c]
+  readonly mask: V | null; // [s, t]
+}
+
+export interface UpProjections<V> {
+  readonly key: V | null; // [g, n, c]
+  readonly value: V; // [g, v, c]
+}
+
+/** Scores of the rotating part against one segment: [b, g, r, s, t]; none where nothing rotates. */
+function ropeScores<V>(g: Emit<V>, query: V | null, segment: LatentSegment<V>): V[] {
+  return query === null || segment.ropeKey === null ? [] : [g.einsum('bsgrm,btm->bgrst', query, segment.ropeKey)];
+}
+
+const scaled = <V>(g: Emit<V>, query: V | null, scale: number): V | null => (query === null ? null : g.scale(query, scale));
+
+/**
+ * Expanded form: keys and values are rebuilt from the latent, then ordinary attention. Few FLOPs per score, so it is
+ * the form of prefill and training. -> [b, s, g, r, v]. Source: Ji et al. 2025, equations 5 to 9.
+ */
+export function expandedAttention<V>(
+  g: Emit<V>, query: LatentQuery<V>, segments: readonly LatentSegment<V>[], up: UpProjections<V>, scale: number,
+): V {
+  const nope = scaled(g, query.nope, scale);
+  const rope = scaled(g, query.rope, scale);
+  const scores = segments.map((segment) => {
+    const terms = ropeScores(g, rope, segment);
+    if (nope === null || up.key === null) return sumOver(g, terms);
+    const key = g.einsum('btc,gnc->btgn', segment.latent, up.key);
+    return sumOver(g, [g.einsum('bsgrn,btgn->bgrst', nope, key), ...terms]);
+  });
+  const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
+  return sumOver(g, weights.map((weight, i) => {
+    const value = g.einsum('btc,gvc->btgv', at(segments, i).latent, up.value);
+    return g.einsum('bgrst,btgv->bsgrv', weight, value);
+  }));
+}
+
+/**
+ * Absorbed form: the key up-projection moves into the query and the value up-projection behind the softmax, so the
+ * cache is read as it is stored and never expanded. The form of decoding. -> [b, s, g, r, v].
+ * Source: DeepSeek-AI 2024 (V2), section 2.1.2; Ji et al. 2025, appendix B.
+ */
+export function absorbedAttention<V>(
+  g: Emit<V>, query: LatentQuery<V>, segments: readonly LatentSegment<V>[], up: UpProjections<V>, scale: number,
+): V {
+  const nope = scaled(g, query.nope, scale);
+  const rope = scaled(g, query.rope, scale);
+  const latentQuery = nope === null || up.key === null ? null : g.einsum('bsgrn,gnc->bsgrc', nope, up.key);
+  const scores = segments.map((segment) => {
+    const terms = ropeScores(g, rope, segment);
+    return sumOver(g, latentQuery === null ? terms : [g.einsum('bsgrc,btc->bgrst', latentQuery, segment.latent), ...terms]);
+  });
+  const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
+  const attended = sumOver(g, weights.map((weight, i) => g.einsum('bgrst,btc->bsgrc', weight, at(segments, i).latent)));
+  return g.einsum('bsgrc,gvc->bsgrv', attended, up.value);
+}

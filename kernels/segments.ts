@@ -1,0 +1,21 @@
+import { at } from './at.ts';
+import type { Emit } from './emit.ts';
+
+/**
+ * How attention sees cached and current rows. Joined: one segment of past and current rows behind each other, cheap
+ * when many tokens come at once. Split: two segments, so that a long cache is never copied for one new token.
+ */
+export interface Segmentation<V> {
+  readonly join: boolean;
+  /** One additive mask (or null) per segment, in order: [past, current], or only one when joined or nothing is cached. */
+  readonly masks: readonly (V | null)[];
+}
+
+/** Rows [b, t, ...] per segment, from cached rows (null when nothing is cached) and current ones. */
+export function segmentRows<V>(g: Emit<V>, past: V | null, current: V, { join }: Segmentation<V>): V[] {
+  if (past === null) return [current];
+  return join ? [g.concat(1, [past, current])] : [past, current];
+}
+
+/** The mask that belongs to segment i. */
+export const maskOf = <V>(segmentation: Segmentation<V>, i: number): V | null => at(segmentation.masks, i);
