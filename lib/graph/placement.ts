@@ -1,0 +1,83 @@
+/** Where the constants of a subgraph lie when onnxruntime opens it: inside the protobuf, in memory or in files. */
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { join, parse, relative, resolve, sep } from 'node:path';
+import { byteCount, bytesOf } from './host-tensor.ts';
+import type { Placement } from './onnx.ts';
+import { isStored } from './subgraph.ts';
+import type { Constant, HostTensor, Subgraph } from './subgraph.ts';
+
+/** Host constants from this size on stay out of the protobuf, which costs three transient copies and ends at 2 GiB. */
+const OUTSIDE_BYTES = 1 << 16;
+/** Beside stored constants, that many bytes of host constants are still embedded rather than passed through a file. */
+const EMBED_BYTES = 1 << 26;
+/** onnxruntime copies constants from memory into messages of this limit. */
+const MEMORY_LIMIT = 2 ** 31 - 1;
+
+export interface Placed {
+  readonly place: (name: string, constant: Constant, depth: number) => Placement | null;
+  readonly memory: { path: string; data: Uint8Array }[];
+  /** Directory that locations are relative to; null when nothing lies in a file. */
+  readonly root: string | null;
+  readonly done: () => void;
+}
+
+/**
+ * onnxruntime takes external constants either all from memory or all from files below one directory (it refuses
+ * absolute locations). So: no stored constant -> memory. Otherwise files, relative to the file system's root, and large
+ * host constants pass through a temporary file, which can go once the engine has mapped it.
+ */
+export function placeConstants(subgraph: Subgraph, temporaryDirectory: string): Placed {
+  const constants = allConstants(subgraph);
+  const stored = constants.filter(isStored);
+  const memory: { path: string; data: Uint8Array }[] = [];
+  if (stored.length === 0) {
+    const place: Placed['place'] = (name, constant, depth) => {
+      if (isStored(constant) || depth > 0 || constant.data.byteLength < OUTSIDE_BYTES) return null;
+      if (constant.data.byteLength > MEMORY_LIMIT) {
+        throw new Error(`openRuntime: host constants of ${subgraph.name} must stay below 2 GiB each, got ${constant.data.byteLength} bytes for ${name}; split or store it`);
+      }
+      const path = `memory/${memory.length}`;
+      memory.push({ path, data: bytesOf(constant) });
+      return { location: path, offset: 0 };
+    };
+    return { place, memory, root: null, done: () => {} };
+  }
+  const root = parse(resolve(stored[0]!.file.path)).root;
+  const large = constants.filter((constant) => !isStored(constant) && byteCount(constant) >= OUTSIDE_BYTES);
+  const spill = large.reduce((sum, constant) => sum + byteCount(constant), 0) > EMBED_BYTES ? openSpill(temporaryDirectory) : null;
+  const place: Placed['place'] = (name, constant) => {
+    if (!isStored(constant)) return spill !== null && constant.data.byteLength >= OUTSIDE_BYTES ? spill.write(constant, root) : null;
+    const path = resolve(constant.file.path);
+    if (parse(path).root !== root) throw new Error(`openRuntime: stored constants of ${subgraph.name} must lie on one drive ${root}, got ${path} for ${name}`);
+    return { location: locationBelow(root, path), offset: constant.file.offset };
+  };
+  return { place, memory, root, done: () => spill?.remove() };
+}
+
+/** `path` relative to `root`, the way ONNX spells it. */
+export const locationBelow = (root: string, path: string): string => relative(root, path).split(sep).join('/');
+
+/** The constants of a subgraph and of the bodies inside it. */
+function allConstants(subgraph: Subgraph): Constant[] {
+  const bodies = subgraph.nodes.flatMap((node) => Object.values(node.attributes).flatMap((a) => (a.kind === 'graph' ? [a.value] : [])));
+  return [...subgraph.constants.values(), ...bodies.flatMap(allConstants)];
+}
+
+function openSpill(temporaryDirectory: string): { write(tensor: HostTensor, root: string): Placement; remove(): void } {
+  const directory = mkdtempSync(join(resolve(temporaryDirectory), 'constants-'));
+  const path = join(directory, 'data');
+  const file = openSync(path, 'w');
+  let end = 0;
+  return {
+    write(tensor, root) {
+      const bytes = bytesOf(tensor), offset = end;
+      for (let at = 0; at < bytes.length;) at += writeSync(file, bytes, at, Math.min(bytes.length - at, 1 << 30), offset + at);
+      end = Math.ceil((offset + bytes.length) / 64) * 64;
+      return { location: locationBelow(root, path), offset };
+    },
+    remove() {
+      closeSync(file);
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
