@@ -6,8 +6,9 @@ import {
   TensorProto_DataLocation as Location, TensorProto_DataType as Type, TensorProtoSchema, ValueInfoProtoSchema,
 } from './generated/onnx_pb.ts';
 import type { AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto } from './generated/onnx_pb.ts';
+import { elementCount, tensorBytes, tensorFromBytes, zeros } from '../tensor.ts';
+import { constantBytes } from './constants.ts';
 import { canonicalDim } from './dims.ts';
-import { byteCount, bytesOf, elementCount, tensorFromBytes, tensorFromNumbers } from './host-tensor.ts';
 import { isStored } from './subgraph.ts';
 import type { Attribute, Constant, DType, Dim, HostTensor, Node, Port, StoredTensor, Subgraph } from './subgraph.ts';
 
@@ -60,19 +61,19 @@ export function toModel(subgraph: Subgraph, options: ModelOptions = {}): Uint8Ar
   const tensor = (name: string, constant: Constant, at: Placement | null): TensorProto => {
     const head = { name, dims: constant.shape.map(BigInt), dataType: TYPE_OF[constant.dtype] };
     if (at !== null) {
-      const entries = { location: at.location, offset: `${at.offset}`, length: `${byteCount(constant)}` };
+      const entries = { location: at.location, offset: `${at.offset}`, length: `${constantBytes(constant)}` };
       const externalData = Object.entries(entries).map(([key, value]) => ({ key, value }));
       return create(TensorProtoSchema, { ...head, externalData, dataLocation: Location.EXTERNAL });
     }
     if (isStored(constant)) throw new Error(`toModel: constant ${name} of ${subgraph.name} lies in ${constant.file.path} and cannot be embedded`);
-    if (constant.data.byteLength !== byteCount(constant)) {
+    if (constant.data.byteLength !== constantBytes(constant)) {
       throw new Error(`toModel: constant ${name} of ${subgraph.name} must have ${elementCount(constant.shape)} elements for [${constant.shape}], got ${constant.data.length}`);
     }
     embedded += constant.data.byteLength;
     if (embedded > MESSAGE_LIMIT) {
       throw new Error(`toModel: embedded constants of ${subgraph.name} must stay below 2 GiB, got ${embedded} bytes up to ${name}; place them outside`);
     }
-    return create(TensorProtoSchema, { ...head, rawData: bytesOf(constant) });
+    return create(TensorProtoSchema, { ...head, rawData: tensorBytes(constant) });
   };
   const attribute = (name: string, a: Attribute, depth: number): AttributeProto => {
     const text = new TextEncoder();
@@ -133,17 +134,23 @@ export function fromModel(bytes: Uint8Array, { directory }: { readonly directory
     const entry = new Map(t.externalData.map(({ key, value }) => [key, value]));
     const location = entry.get('location') ?? refuse(`external tensor ${t.name} must name a location`, 'none');
     if (isAbsolute(location) || normalize(location).startsWith('..')) refuse(`external tensor ${t.name} must lie inside the model's directory`, location);
-    const offset = Number(entry.get('offset') ?? 0), length = Number(entry.get('length') ?? byteCount(head));
+    const offset = Number(entry.get('offset') ?? 0), length = Number(entry.get('length') ?? constantBytes(head));
     if (!Number.isSafeInteger(offset) || offset < 0) refuse(`the offset of external tensor ${t.name} must be a whole number`, `${entry.get('offset')}`);
-    if (length !== byteCount(head)) refuse(`external tensor ${t.name} ${head.dtype} [${head.shape}] must take ${byteCount(head)} bytes`, `${length}`);
+    if (length !== constantBytes(head)) refuse(`external tensor ${t.name} ${head.dtype} [${head.shape}] must take ${constantBytes(head)} bytes`, `${length}`);
     return { ...head, file: { path: join(directory, location), offset, bytes: length } };
   };
   const host = (t: TensorProto, head: { dtype: DType; shape: number[] }): HostTensor => {
     const lists = [t.rawData, t.floatData, t.int32Data, t.int64Data, t.doubleData, t.uint64Data].filter((list) => list.length > 0);
-    const want = head.dtype === 'float16' || head.dtype === 'bfloat16' ? 'uint16' : head.dtype;
     if (lists.length > 1) refuse(`tensor ${t.name} must hold its data once`, `${lists.length} fields`);
-    if (lists[0] === undefined || lists[0] === t.rawData) return tensorFromBytes(head.dtype, head.shape, t.rawData);
-    return tensorFromBytes(head.dtype, head.shape, bytesOf(tensorFromNumbers(want, head.shape, lists[0])));
+    const list = lists[0];
+    if (list === undefined || list === t.rawData) return tensorFromBytes(head.dtype, head.shape, t.rawData);
+    const tensor = zeros(head.dtype, head.shape);
+    if (list.length !== tensor.data.length) refuse(`tensor ${t.name} [${head.shape}] must have ${tensor.data.length} elements`, `${list.length}`);
+    for (const [i, value] of list.entries()) {
+      if (tensor.data instanceof BigInt64Array) tensor.data[i] = BigInt(value);
+      else tensor.data[i] = Number(value);
+    }
+    return tensor;
   };
   const constant = (t: TensorProto): Constant => {
     if (t.segment !== undefined) refuse('tensors in segments cannot be held', t.name);

@@ -1,7 +1,8 @@
 /** Where the constants of a subgraph lie when onnxruntime opens it: inside the protobuf, in memory or in files. */
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join, parse, relative, resolve, sep } from 'node:path';
-import { byteCount, bytesOf } from './host-tensor.ts';
+import { tensorBytes } from '../tensor.ts';
+import { allConstants, constantBytes } from './constants.ts';
 import type { Placement } from './onnx.ts';
 import { isStored } from './subgraph.ts';
 import type { Constant, HostTensor, Subgraph } from './subgraph.ts';
@@ -37,14 +38,14 @@ export function placeConstants(subgraph: Subgraph, temporaryDirectory: string): 
         throw new Error(`openRuntime: host constants of ${subgraph.name} must stay below 2 GiB each, got ${constant.data.byteLength} bytes for ${name}; split or store it`);
       }
       const path = `memory/${memory.length}`;
-      memory.push({ path, data: bytesOf(constant) });
+      memory.push({ path, data: tensorBytes(constant) });
       return { location: path, offset: 0 };
     };
     return { place, memory, root: null, done: () => {} };
   }
   const root = parse(resolve(stored[0]!.file.path)).root;
-  const large = constants.filter((constant) => !isStored(constant) && byteCount(constant) >= OUTSIDE_BYTES);
-  const spill = large.reduce((sum, constant) => sum + byteCount(constant), 0) > EMBED_BYTES ? openSpill(temporaryDirectory) : null;
+  const large = constants.filter((constant) => !isStored(constant) && constantBytes(constant) >= OUTSIDE_BYTES);
+  const spill = large.reduce((sum, constant) => sum + constantBytes(constant), 0) > EMBED_BYTES ? openSpill(temporaryDirectory) : null;
   const place: Placed['place'] = (name, constant) => {
     if (!isStored(constant)) return spill !== null && constant.data.byteLength >= OUTSIDE_BYTES ? spill.write(constant, root) : null;
     const path = resolve(constant.file.path);
@@ -57,12 +58,6 @@ export function placeConstants(subgraph: Subgraph, temporaryDirectory: string): 
 /** `path` relative to `root`, the way ONNX spells it. */
 export const locationBelow = (root: string, path: string): string => relative(root, path).split(sep).join('/');
 
-/** The constants of a subgraph and of the bodies inside it. */
-function allConstants(subgraph: Subgraph): Constant[] {
-  const bodies = subgraph.nodes.flatMap((node) => Object.values(node.attributes).flatMap((a) => (a.kind === 'graph' ? [a.value] : [])));
-  return [...subgraph.constants.values(), ...bodies.flatMap(allConstants)];
-}
-
 function openSpill(temporaryDirectory: string): { write(tensor: HostTensor, root: string): Placement; remove(): void } {
   const directory = mkdtempSync(join(resolve(temporaryDirectory), 'constants-'));
   const path = join(directory, 'data');
@@ -70,7 +65,7 @@ function openSpill(temporaryDirectory: string): { write(tensor: HostTensor, root
   let end = 0;
   return {
     write(tensor, root) {
-      const bytes = bytesOf(tensor), offset = end;
+      const bytes = tensorBytes(tensor), offset = end;
       for (let at = 0; at < bytes.length;) at += writeSync(file, bytes, at, Math.min(bytes.length - at, 1 << 30), offset + at);
       end = Math.ceil((offset + bytes.length) / 64) * 64;
       return { location: locationBelow(root, path), offset };

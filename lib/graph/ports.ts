@@ -1,7 +1,7 @@
 /** Checks tensors against the ports they are meant for, and finds the value of every symbol the ports name. */
 import type { HostTensor } from '../../kernels/emit.ts';
+import { elementCount } from '../tensor.ts';
 import { divideExactly, subDims, substituteDim, symbolsOfDim } from './dims.ts';
-import { elementCount } from './host-tensor.ts';
 import type { Port } from './subgraph.ts';
 
 /** Numbers by symbol, e.g. { b: 1, s: 64 }. */

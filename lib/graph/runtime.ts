@@ -1,7 +1,7 @@
 /** The door to onnxruntime: a subgraph opened as a session. The only importer of onnxruntime-node. */
 import { availableParallelism, tmpdir } from 'node:os';
 import { InferenceSession, Tensor } from 'onnxruntime-node';
-import { tensorView } from './host-tensor.ts';
+import { tensorFromBytes } from '../tensor.ts';
 import { toModel } from './onnx.ts';
 import { placeConstants } from './placement.ts';
 import { portChecker } from './ports.ts';
@@ -114,5 +114,5 @@ function engineTensor({ dtype, data, shape }: HostTensor): Tensor {
 function hostTensor(port: Port, tensor: Tensor): HostTensor {
   const { type, dims, data } = tensor;
   if (type !== port.dtype || !ArrayBuffer.isView(data)) throw new Error(`output ${port.name} must be ${port.dtype}, got ${type}`);
-  return tensorView(port.dtype, dims, data.buffer, data.byteOffset);
+  return tensorFromBytes(port.dtype, dims, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
 }
