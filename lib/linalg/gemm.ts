@@ -1,5 +1,5 @@
 /** Matrix products as a parameter: the factorisations of this folder know this interface and no runtime. */
-import { allocateLike, transpose, type FloatArray, type Matrix } from './matrix.ts';
+import { allocateLike, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
 
 export interface GemmOptions {
   readonly transposeA?: boolean;
@@ -30,8 +30,9 @@ export function productSize(a: Matrix<FloatArray>, b: Matrix<FloatArray>, option
 /** The product in plain loops, every sum in float64. The reference, and the fast way for small matrices. */
 export function multiplyPlain<A extends FloatArray>(a: Matrix<A>, b: Matrix<A>, options: GemmOptions = {}): Matrix<A> {
   const { rows, inner, cols } = productSize(a, b, options);
-  const left: FloatArray = a.data;
-  const right: FloatArray = options.transposeB ? transpose(b).data : b.data;
+  // float64 copies of float32 operands keep the inner loop on one array type
+  const left = toFloat64(a).data;
+  const right = toFloat64(options.transposeB ? transpose(b) : b).data;
   const [rowStride, innerStride] = options.transposeA ? [1, a.cols] : [a.cols, 1];
   const data = allocateLike(a.data, rows * cols);
   const sums = new Float64Array(cols);
