@@ -36,7 +36,7 @@ function sameLength(name: string, from: { readonly length: number }, into: { rea
 const bitsOf = (values: Float32Array): Uint32Array => new Uint32Array(values.buffer, values.byteOffset, values.length);
 
 /** Widens binary16 patterns to float32, exactly. */
-export function float16ToFloat32(from: Uint16Array, into = new Float32Array(from.length)): Float32Array {
+export function float16ToFloat32(from: Uint16Array, into: Float32Array = new Float32Array(from.length)): Float32Array {
   sameLength('float16ToFloat32', from, into);
   const out = bitsOf(into);
   for (let i = 0; i < from.length; i++) out[i] = float16TableBits[from[i]!]!;
@@ -44,7 +44,7 @@ export function float16ToFloat32(from: Uint16Array, into = new Float32Array(from
 }
 
 /** Rounds float32 to binary16 patterns, nearest with ties to even; overflow gives infinity, NaN stays NaN. */
-export function float32ToFloat16(from: Float32Array, into = new Uint16Array(from.length)): Uint16Array {
+export function float32ToFloat16(from: Float32Array, into: Uint16Array = new Uint16Array(from.length)): Uint16Array {
   sameLength('float32ToFloat16', from, into);
   const bits = bitsOf(from);
   for (let i = 0; i < bits.length; i++) {
@@ -72,7 +72,7 @@ export function float32ToFloat16(from: Float32Array, into = new Uint16Array(from
 }
 
 /** Widens bfloat16 patterns to float32, exactly. */
-export function bfloat16ToFloat32(from: Uint16Array, into = new Float32Array(from.length)): Float32Array {
+export function bfloat16ToFloat32(from: Uint16Array, into: Float32Array = new Float32Array(from.length)): Float32Array {
   sameLength('bfloat16ToFloat32', from, into);
   const out = bitsOf(into);
   for (let i = 0; i < from.length; i++) out[i] = from[i]! << 16;
@@ -80,7 +80,7 @@ export function bfloat16ToFloat32(from: Uint16Array, into = new Float32Array(fro
 }
 
 /** Rounds float32 to bfloat16 patterns, nearest with ties to even; NaN stays NaN. */
-export function float32ToBfloat16(from: Float32Array, into = new Uint16Array(from.length)): Uint16Array {
+export function float32ToBfloat16(from: Float32Array, into: Uint16Array = new Uint16Array(from.length)): Uint16Array {
   sameLength('float32ToBfloat16', from, into);
   const bits = bitsOf(from);
   for (let i = 0; i < bits.length; i++) {
