@@ -9,6 +9,7 @@ import type { AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 import { elementCount, tensorBytes, tensorFromBytes, zeros } from '../tensor.ts';
 import { constantBytes } from './constants.ts';
 import { canonicalDim } from './dims.ts';
+import type { Placement } from './placement.ts';
 import { isStored } from './subgraph.ts';
 import type { Attribute, Constant, DType, Dim, HostTensor, Node, Port, StoredTensor, Subgraph } from './subgraph.ts';
 
@@ -28,9 +29,6 @@ export const dtypeOfOnnx = (type: number): DType | null => DTYPE_OF.get(type) ??
 const MESSAGE_LIMIT = 2 ** 31 - 1;
 /** Opsets whose operators mean the same for everything the library writes, so a subgraph need not remember its own. */
 const OPSETS = { first: 18, last: 24 } as const;
-
-/** Where the bytes of a constant lie; `location` is relative to the model's directory. */
-export interface Placement { readonly location: string; readonly offset: number }
 
 export interface ModelOptions {
   /** Version of the standard operator set, 18..24. Default 23. */

@@ -3,9 +3,11 @@ import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join, parse, relative, resolve, sep } from 'node:path';
 import { tensorBytes } from '../tensor.ts';
 import { allConstants, constantBytes } from './constants.ts';
-import type { Placement } from './onnx.ts';
 import { isStored } from './subgraph.ts';
 import type { Constant, HostTensor, Subgraph } from './subgraph.ts';
+
+/** Where the bytes of a constant lie; `location` is relative to the model's directory. */
+export interface Placement { readonly location: string; readonly offset: number }
 
 /** Host constants from this size on stay out of the protobuf, which costs three transient copies and ends at 2 GiB. */
 const OUTSIDE_BYTES = 1 << 16;
