@@ -89,12 +89,14 @@ export function recorder(name: string): Recorder {
   const lengths = (dims: readonly Dim[]): Value =>
     dims.every((dim) => typeof dim === 'number') ? integers(dims) : one('Concat', dims.map(length), [dims.length], { axis: int(0) }, 'int64');
 
-  /** The shape operand of Reshape: literals, 0 to copy an aligned axis, -1 for the only symbol, else a computed vector. */
-  const reshapeTarget = (from: readonly Dim[], to: readonly Dim[]): Value => {
-    const symbolic = to.filter((dim) => typeof dim !== 'number');
-    if (symbolic.length === 1 && !to.includes(0)) return integers(to.map((dim) => (typeof dim === 'number' ? dim : -1)));
-    const aligned = to.every((dim, i) => typeof dim === 'number' || from[i] === dim);
-    return aligned && !to.includes(0) ? integers(to.map((dim) => (typeof dim === 'number' ? dim : 0))) : lengths(to);
+  /** A Reshape: literals, -1 for the only symbol or 0 to copy aligned axes, else a computed vector (where 0 means 0). */
+  const reshapeNode = (a: Value, to: readonly Dim[]): Value => {
+    const literal = (symbol: number): Value => integers(to.map((dim) => (typeof dim === 'number' ? dim : symbol)));
+    if (!to.includes(0)) {
+      if (to.filter((dim) => typeof dim !== 'number').length === 1) return one('Reshape', [a, literal(-1)], to);
+      if (to.every((dim, i) => typeof dim === 'number' || a.shape[i] === dim)) return one('Reshape', [a, literal(0)], to);
+    }
+    return one('Reshape', [a, lengths(to)], to, { allowzero: int(1) });
   };
 
   const reshape = (a: Value, shape: readonly Dim[]): Value => {
@@ -103,7 +105,7 @@ export function recorder(name: string): Recorder {
     const same = (b: Value): boolean => b.shape.length === shape.length && shape.every((dim, i) => sameDim(dim, at(b.shape, i)));
     if (same(a)) return a;
     if (same(source)) return source;
-    const reshaped = one('Reshape', [source, reshapeTarget(source.shape, shape)], shape);
+    const reshaped = reshapeNode(source, shape);
     reshapedFrom.set(reshaped.name, source);
     return reshaped;
   };

@@ -1,0 +1,28 @@
+import type { MlaConfig } from './mla-config.ts';
+import type { ModelConfig } from '../checkpoint/config.ts';
+
+/** One array of cached rows: part `name` of layer `layer`, `row` elements per token in the given shape. */
+export interface CachePart {
+  readonly layer: number;
+  readonly name: 'key' | 'value' | 'rope' | 'latent';
+  readonly row: readonly number[];
+}
+
+/** What a source model caches: rotated keys and values of every KV head. */
+export function sourceCacheLayout({ layers, kvHeads, headDim }: ModelConfig): CachePart[] {
+  return Array.from({ length: layers }, (_, layer) => layer)
+    .flatMap((layer): CachePart[] => [{ layer, name: 'key', row: [kvHeads, headDim] }, { layer, name: 'value', row: [kvHeads, headDim] }]);
+}
+
+/** What a converted model caches: [rope key 2n | latent R], kept as two arrays so that both are read in place. */
+export function latentCacheLayout({ layers }: MlaConfig): CachePart[] {
+  return layers.flatMap(({ rank, frequencies }, layer): CachePart[] => [
+    ...(frequencies.length > 0 ? [{ layer, name: 'rope', row: [2 * frequencies.length] } as const] : []),
+    { layer, name: 'latent', row: [rank] },
+  ]);
+}
+
+/** Input port of a part's old rows, and output port of its new rows. */
+export const pastPort = ({ layer, name }: Pick<CachePart, 'layer' | 'name'>): string => `past.${layer}.${name}`;
+export const presentPort = ({ layer, name }: Pick<CachePart, 'layer' | 'name'>): string => `present.${layer}.${name}`;
+

@@ -1,0 +1,97 @@
+/** The attention of each decoder layer, bound to one recording: source attention, or latent attention in either form. */
+import {
+  mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaRows, type RopeAngles, type Segmentation,
+} from '../../kernels/index.ts';
+import type { Recorder, Value } from '../graph/record.ts';
+import { pastPort, presentPort, type CachePart } from './cache-layout.ts';
+import { mlaTensorName, type WeightValues } from './decoder-weights.ts';
+import type { Model } from './model.ts';
+
+/** What every layer of one recording shares. */
+export interface DecoderContext {
+  readonly g: Recorder;
+  readonly model: Model;
+  readonly weights: WeightValues;
+  /** int64 [s]. */
+  readonly positions: Value;
+  /** Cached rows by port name. */
+  readonly past: ReadonlyMap<string, Value>;
+  readonly segmentation: Segmentation<Value>;
+  /** Length of the tables of angles. */
+  readonly positionCount: number;
+}
+
+/** Records the attention of one layer: normed hidden state -> increment, and new rows by port name. */
+export type LayerAttention = (layer: number, x: Value) => { output: Value; rows: Readonly<Record<string, Value>> };
+
+/** One table per distinct list of frequencies: layers that rotate alike share it. */
+function angleSource({ g, positions, positionCount }: DecoderContext): (frequencies: ArrayLike<number>) => RopeAngles<Value> {
+  const known = new Map<string, RopeAngles<Value>>();
+  return (frequencies) => {
+    const key = Array.from(frequencies).join();
+    const had = known.get(key);
+    if (had !== undefined) return had;
+    const tables = ropeTables(frequencies, positionCount);
+    const name = `rope_table.${known.size}`;
+    const angles = ropeAngles(g, { cos: g.parameter(`${name}.cos`, tables.cos), sin: g.parameter(`${name}.sin`, tables.sin) }, positions);
+    known.set(key, angles);
+    return angles;
+  };
+}
+
+function pastOf({ past, model }: DecoderContext, part: Pick<CachePart, 'layer' | 'name'>): Value {
+  const value = past.get(pastPort(part));
+  if (value === undefined) throw new RangeError(`decoder: cached ${part.name} of layer ${part.layer} of ${model.path} must be an input`);
+  return value;
+}
+
+export function sourceAttention(context: DecoderContext): LayerAttention {
+  const { g, model, weights, segmentation } = context;
+  const angles = angleSource(context);
+  return (layer, x) => {
+    const names = model.family.layer(layer);
+    const { output, rows } = sourceAttentionLayer(
+      g, x,
+      { query: weights.linear(names.query), key: weights.linear(names.key), value: weights.linear(names.value), output: weights.linear(names.output) },
+      angles(model.frequencies),
+      { key: pastOf(context, { layer, name: 'key' }), value: pastOf(context, { layer, name: 'value' }) },
+      segmentation,
+      { ...model.config, scale: model.scale },
+    );
+    return { output, rows: { [presentPort({ layer, name: 'key' })]: rows.key, [presentPort({ layer, name: 'value' })]: rows.value } };
+  };
+}
+
+export function latentAttention(context: DecoderContext, form: LatentForm): LayerAttention {
+  const { g, model, weights, segmentation } = context;
+  const { heads, kvHeads, headDim } = model.config;
+  const angles = angleSource(context);
+  return (layer, x) => {
+    const config = model.mla?.layers[layer];
+    if (config === undefined) throw new RangeError(`decoder: layer ${layer} of ${model.path} must be in the mla block of config.json`);
+    const { rank, frequencies, nopeWidth } = config;
+    const name = (tensor: Parameters<typeof mlaTensorName>[1]): string => mlaTensorName(layer, tensor);
+    const up = (tensor: 'keyUp' | 'valueUp', width: number): Value => g.reshape(weights.weight(name(tensor)), [kvHeads, width, rank]);
+    const rotates = frequencies.length > 0;
+    const { output, rows } = mlaAttentionLayer(
+      g, x,
+      {
+        queryRope: weights.optionalLinear(name('queryRope')), queryNope: weights.optionalLinear(name('queryNope')),
+        keyRope: weights.optionalLinear(name('keyRope')), down: weights.linear(name('down')),
+        up: { key: nopeWidth === 0 ? null : up('keyUp', nopeWidth), value: up('valueUp', headDim) },
+        output: weights.linear(name('output')),
+      },
+      rotates ? angles(frequencies) : null,
+      { rope: rotates ? pastOf(context, { layer, name: 'rope' }) : null, latent: pastOf(context, { layer, name: 'latent' }) },
+      segmentation,
+      { heads, kvHeads, ropeWidth: 2 * frequencies.length, nopeWidth, valueWidth: headDim, scale: model.scale },
+      form,
+    );
+    return { output, rows: presentRows(layer, rows) };
+  };
+}
+
+const presentRows = (layer: number, { rope, latent }: MlaRows<Value>): Record<string, Value> => ({
+  ...(rope === null ? {} : { [presentPort({ layer, name: 'rope' })]: rope }),
+  [presentPort({ layer, name: 'latent' })]: latent,
+});

@@ -1,0 +1,105 @@
+/** Every weight a decoder graph needs, by name and expected shape; loaded before the graph is recorded. */
+import type { Linear } from '../../kernels/index.ts';
+import type { Recorder, Value } from '../graph/record.ts';
+import type { Constant } from '../graph/subgraph.ts';
+import { mlaTensorNames, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
+import { constantOf, type Model } from './model.ts';
+
+export type Shapes = ReadonlyMap<string, readonly number[]>;
+
+type Shape = readonly [name: string, shape: readonly number[]];
+
+const linearShapes = (name: string, out: number, input: number, bias: boolean): Shape[] =>
+  bias ? [[`${name}.weight`, [out, input]], [`${name}.bias`, [out]]] : [[`${name}.weight`, [out, input]]];
+
+/** Tensor name -> shape of everything but attention. */
+function bodyShapes({ config, family }: Model): Shape[] {
+  const { hidden, ffn, vocab } = config;
+  const bias = family.mlpBias(config);
+  const layers = Array.from({ length: config.layers }, (_, i) => family.layer(i)).flatMap((names): Shape[] => [
+    [`${names.attentionNorm}.weight`, [hidden]],
+    [`${names.mlpNorm}.weight`, [hidden]],
+    ...linearShapes(names.gate, ffn, hidden, bias),
+    ...linearShapes(names.up, ffn, hidden, bias),
+    ...linearShapes(names.down, hidden, ffn, bias),
+  ]);
+  return [
+    [`${family.embedding}.weight`, [vocab, hidden]],
+    [`${family.finalNorm}.weight`, [hidden]],
+    [`${family.head(config)}.weight`, [vocab, hidden]],
+    ...layers,
+  ];
+}
+
+/** Tensor name -> shape of one source attention layer. */
+export function sourceAttentionShapes({ config, family }: Pick<Model, 'config' | 'family'>, layer: number): Shapes {
+  const { hidden, heads, kvHeads, headDim } = config;
+  const names = family.layer(layer);
+  const bias = family.attentionBias(config);
+  const outputs: [string, number, number, boolean][] = [
+    [names.query, heads * headDim, hidden, bias.qkv],
+    [names.key, kvHeads * headDim, hidden, bias.qkv],
+    [names.value, kvHeads * headDim, hidden, bias.qkv],
+    [names.output, hidden, heads * headDim, bias.output],
+  ];
+  return new Map(outputs.flatMap(([name, out, input, has]) => linearShapes(name, out, input, has)));
+}
+
+/** Name of a converted layer's tensor without its ending. */
+export const mlaTensorName = (layer: number, tensor: MlaTensor): string => `model.layers.${layer}.self_attn.${mlaTensorNames[tensor]}`;
+
+/** Tensor name -> shape of one converted attention layer; biases are there where the checkpoint has them. */
+export function mlaAttentionShapes({ config, checkpoint }: Pick<Model, 'config' | 'checkpoint'>, layer: number, mla: MlaLayerConfig): Shapes {
+  const { hidden, heads, kvHeads, headDim } = config;
+  const rope = 2 * mla.frequencies.length;
+  const all: [MlaTensor, number, number][] = [
+    ['queryRope', heads * rope, hidden],
+    ['queryNope', heads * mla.nopeWidth, hidden],
+    ['keyRope', rope, hidden],
+    ['down', mla.rank, hidden],
+    ['keyUp', kvHeads * mla.nopeWidth, mla.rank],
+    ['valueUp', kvHeads * headDim, mla.rank],
+    ['output', hidden, heads * headDim],
+  ];
+  return new Map(all.filter(([, out]) => out > 0).flatMap(([tensor, out, input]) => {
+    const name = mlaTensorName(layer, tensor);
+    return linearShapes(name, out, input, checkpoint.tensors.has(`${name}.bias`));
+  }));
+}
+
+/** All weights of a model's decoder graph. */
+export async function loadDecoderWeights(model: Model): Promise<ReadonlyMap<string, Constant>> {
+  const { mla } = model;
+  const attention = Array.from({ length: model.config.layers }, (_, layer) => {
+    const config = mla?.layers[layer];
+    return config === undefined ? sourceAttentionShapes(model, layer) : mlaAttentionShapes(model, layer, config);
+  });
+  const constants = new Map<string, Constant>();
+  for (const [name, shape] of [...bodyShapes(model), ...attention.flatMap((shapes) => [...shapes])]) {
+    if (!constants.has(name)) constants.set(name, await constantOf(model.checkpoint, name, shape));
+  }
+  return constants;
+}
+
+/** Weights as values of a recording. */
+export interface WeightValues {
+  weight(name: string): Value;
+  linear(name: string): Linear<Value>;
+  /** Null where the checkpoint has no such tensor because the conversion left none. */
+  optionalLinear(name: string): Linear<Value> | null;
+}
+
+export function weightValues(g: Recorder, constants: ReadonlyMap<string, Constant>): WeightValues {
+  const value = (name: string): Value => {
+    const constant = constants.get(name);
+    if (constant === undefined) throw new RangeError(`weightValues: ${name} must have been loaded`);
+    return g.parameter(name, constant);
+  };
+  const linear = (name: string): Linear<Value> =>
+    ({ weight: value(`${name}.weight`), bias: constants.has(`${name}.bias`) ? value(`${name}.bias`) : null });
+  return {
+    weight: (name) => value(`${name}.weight`),
+    linear,
+    optionalLinear: (name) => (constants.has(`${name}.weight`) ? linear(name) : null),
+  };
+}

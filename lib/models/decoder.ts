@@ -1,0 +1,83 @@
+/**
+ * The whole decoder as one subgraph, with source attention or latent attention in either form.
+ *
+ * Inputs: ids int64 [1, s]; positions int64 [s]; past_positions int64 [p] where a mask needs them; targets int64 [1, s]
+ * for `nll`; past.N.PART float32 [1, p, ...row] per cached part. Outputs: logits [1, s, vocab] (`logits`) or of the
+ * last token only [1, 1, vocab] (`last`), or nll [1, s, 1] in nats (`nll`); present.N.PART [1, s, ...row], the new rows.
+ */
+import { decoderLayer, embedding, logits, negativeLogLikelihood, rmsNorm, type LatentForm, type Segmentation } from '../../kernels/index.ts';
+import { at } from '../../kernels/at.ts';
+import { subDims } from '../graph/dims.ts';
+import { recorder, type Recorder, type Value } from '../graph/record.ts';
+import type { Constant, Port, Subgraph } from '../graph/subgraph.ts';
+import { latentCacheLayout, pastPort, sourceCacheLayout, type CachePart } from './cache-layout.ts';
+import { latentAttention, sourceAttention, type DecoderContext } from './decoder-attention.ts';
+import { weightValues } from './decoder-weights.ts';
+import type { Model } from './model.ts';
+
+export type DecoderForm = 'source' | LatentForm;
+export type DecoderOutput = 'logits' | 'last' | 'nll';
+
+export interface DecoderOptions {
+  readonly form: DecoderForm;
+  /** Join cached and current rows (prefill) or keep them apart (decode); see kernels/segments.ts. */
+  readonly join: boolean;
+  readonly output: DecoderOutput;
+  /** Longest position plus one; sizes the tables of angles. */
+  readonly positions: number;
+}
+
+/** The forms a model can take. */
+export const formsOf = (model: Pick<Model, 'mla'>): readonly DecoderForm[] => (model.mla === null ? ['source'] : ['expanded', 'absorbed']);
+
+/** The arrays a model caches. */
+export const cacheLayoutOf = ({ config, mla }: Pick<Model, 'config' | 'mla'>): CachePart[] =>
+  mla === null ? sourceCacheLayout(config) : latentCacheLayout(mla);
+
+/** Records the decoder. `constants` come from loadDecoderWeights. Errors: a form the model cannot take. */
+export function buildDecoder(model: Model, constants: ReadonlyMap<string, Constant>, options: DecoderOptions): Subgraph {
+  const { config, family } = model;
+  const { form, join, output } = options;
+  if (!formsOf(model).includes(form)) throw new RangeError(`buildDecoder: form must be one of ${formsOf(model)} for ${model.path}, got ${form}`);
+  const g = recorder(`${config.modelType}-${form}-${join ? 'joined' : 'split'}-${output}`);
+  const ids = g.input({ name: 'ids', dtype: 'int64', shape: [1, 's'] });
+  const positions = g.input({ name: 'positions', dtype: 'int64', shape: ['s'] });
+  const pastPositions = join || config.window !== null ? g.input({ name: 'past_positions', dtype: 'int64', shape: ['p'] }) : null;
+  const targets = output === 'nll' ? g.input({ name: 'targets', dtype: 'int64', shape: [1, 's'] }) : null;
+  const weights = weightValues(g, constants);
+  const context: DecoderContext = {
+    g, model, weights, positions, positionCount: options.positions,
+    past: new Map(cacheLayoutOf(model).map((part): [string, Value] => [pastPort(part), g.input(pastRows(part))])),
+    segmentation: decoderMasks(g, positions, pastPositions, join, config.window),
+  };
+  const attention = form === 'source' ? sourceAttention(context) : latentAttention(context, form);
+
+  let hidden = embedding(g, ids, weights.weight(family.embedding));
+  const rows: Record<string, Value> = {};
+  for (let layer = 0; layer < config.layers; layer++) {
+    const names = family.layer(layer);
+    const body = {
+      attentionNorm: weights.weight(names.attentionNorm), mlpNorm: weights.weight(names.mlpNorm),
+      mlp: { gate: weights.linear(names.gate), up: weights.linear(names.up), down: weights.linear(names.down) },
+    };
+    const result = decoderLayer(g, hidden, body, config.normEps, (normed) => attention(layer, normed));
+    hidden = result.hidden;
+    Object.assign(rows, result.rows);
+  }
+  const normed = rmsNorm(g, output === 'last' ? lastToken(g, hidden) : hidden, weights.weight(family.finalNorm), config.normEps);
+  const scores = logits(g, normed, weights.weight(family.head(config)));
+  return g.finish(targets === null ? { logits: scores, ...rows } : { nll: negativeLogLikelihood(g, scores, targets), ...rows });
+}
+
+const pastRows = (part: CachePart): Port => ({ name: pastPort(part), dtype: 'float32', shape: [1, 'p', ...part.row] });
+
+/** [1, s, d] -> [1, 1, d]. */
+const lastToken = (g: Recorder, hidden: Value): Value => at(g.split(hidden, 1, [subDims('s', 1), 1]), 1);
+
+function decoderMasks(g: Recorder, positions: Value, pastPositions: Value | null, join: boolean, window: number | null): Segmentation<Value> {
+  if (join && pastPositions !== null) {
+    return { join, masks: [g.causalMask(positions, g.concat(0, [pastPositions, positions]), window)] };
+  }
+  // Without a window every cached row is visible, and no mask is spent on it.
+  return { join, masks: [pastPositions === null ? null : g.causalMask(positions, pastPositions, window), g.causalMask(positions, positions, window)] };
+}

@@ -1,0 +1,136 @@
+/** Every kernel: the ONNX reading equals the float64 reading, and two spellings of one function agree. All axes are different primes. */
+import t from 'tap';
+import {
+  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, linear, logits, negativeLogLikelihood, rmsNorm, rope, ropeAngles, ropeTables, swiglu,
+  type Emit, type HostTensor,
+} from '../kernels/index.ts';
+import { eager, toEager } from '../lib/eager.ts';
+import { bothReadings, difference, float32Tolerance, generator, integers, normal, numbers, type Program } from './support/readings.ts';
+
+const P = { b: 2, s: 3, p: 5, g: 7, r: 2, k: 22, n: 11, c: 17, v: 19, d: 23, f: 29, w: 31, m: 26 };
+const random = generator(1);
+const shapeOf = (axes: string): number[] => [...axes].map((axis) => P[axis as keyof typeof P]);
+const tensor = (axes: string, spread = 1): HostTensor<'float32'> => normal(shapeOf(axes), random, spread);
+const need = <V>(x: Readonly<Record<string, V>>, name: string): V => {
+  const value = x[name];
+  if (value === undefined) throw new RangeError(`test: ${name} must be fed`);
+  return value;
+};
+
+interface Case {
+  readonly feeds: Readonly<Record<string, HostTensor>>;
+  readonly symbols?: Readonly<Record<string, readonly (string | number)[]>>;
+  readonly terms: number;
+  readonly program: Program;
+}
+
+const attentionFeeds = {
+  q: tensor('bsgrk'), k0: tensor('bpgk'), v0: tensor('bpgv'), k1: tensor('bsgk'), v1: tensor('bsgv'),
+  positions: integers([5, 6, 7]), past: integers([0, 1, 2, 3, 4]),
+};
+const attentionSymbols = { q: ['b', 's', 7, 2, 22], k0: ['b', 'p', 7, 22], v0: ['b', 'p', 7, 19], k1: ['b', 's', 7, 22], v1: ['b', 's', 7, 19], positions: ['s'], past: ['p'] };
+const latentFeeds = {
+  nope: tensor('bsgrn'), rope: tensor('bsgrm'), keyUp: tensor('gnc', 0.3), valueUp: tensor('gvc', 0.3),
+  rope0: tensor('bpm'), latent0: tensor('bpc'), rope1: tensor('bsm'), latent1: tensor('bsc'), positions: integers([5, 6, 7]),
+};
+const latent = <V>(g: Emit<V>, x: Readonly<Record<string, V>>, form: typeof expandedAttention): V => form(
+  g, { nope: need(x, 'nope'), rope: need(x, 'rope') },
+  [
+    { ropeKey: need(x, 'rope0'), latent: need(x, 'latent0'), mask: null },
+    { ropeKey: need(x, 'rope1'), latent: need(x, 'latent1'), mask: g.causalMask(need(x, 'positions'), need(x, 'positions'), null) },
+  ],
+  { key: need(x, 'keyUp'), value: need(x, 'valueUp') }, 0.2,
+);
+const splitAttention = (window: number | null): Program => (g, x) => ({
+  y: groupedQueryAttention(g, need(x, 'q'), [
+    { key: need(x, 'k0'), value: need(x, 'v0'), mask: g.causalMask(need(x, 'positions'), need(x, 'past'), window) },
+    { key: need(x, 'k1'), value: need(x, 'v1'), mask: g.causalMask(need(x, 'positions'), need(x, 'positions'), window) },
+  ], 0.3),
+});
+const joinedAttention = (window: number | null): Program => (g, x) => ({
+  y: groupedQueryAttention(g, need(x, 'q'), [{
+    key: g.concat(1, [need(x, 'k0'), need(x, 'k1')]), value: g.concat(1, [need(x, 'v0'), need(x, 'v1')]),
+    mask: g.causalMask(need(x, 'positions'), g.concat(0, [need(x, 'past'), need(x, 'positions')]), window),
+  }], 0.3),
+});
+const tables = ropeTables(Float64Array.from({ length: 11 }, (_, i) => 1e4 ** (-i / 11)), 8);
+
+const cases: Readonly<Record<string, Case>> = {
+  'rms-norm': { feeds: { x: tensor('bsd'), w: tensor('d') }, symbols: { x: ['b', 's', 23] }, terms: P.d, program: (g, x) => ({ y: rmsNorm(g, need(x, 'x'), need(x, 'w'), 1e-5) }) },
+  'linear with bias': { feeds: { x: tensor('bsd'), w: tensor('fd'), bias: tensor('f') }, symbols: { x: ['b', 's', 23] }, terms: P.d, program: (g, x) => ({ y: linear(g, need(x, 'x'), { weight: need(x, 'w'), bias: need(x, 'bias') }) }) },
+  swiglu: {
+    feeds: { x: tensor('bsd'), gate: tensor('fd', 0.2), up: tensor('fd', 0.2), down: tensor('df', 0.2) }, terms: P.d + P.f,
+    program: (g, x) => ({ y: swiglu(g, need(x, 'x'), { gate: { weight: need(x, 'gate'), bias: null }, up: { weight: need(x, 'up'), bias: null }, down: { weight: need(x, 'down'), bias: null } }) }),
+  },
+  rope: {
+    feeds: { x: tensor('bsgk'), positions: integers([5, 6, 7]) }, symbols: { x: ['b', 's', 7, 22], positions: ['s'] }, terms: 2,
+    program: (g, x) => ({ y: rope(g, need(x, 'x'), ropeAngles(g, { cos: g.constant(tables.cos), sin: g.constant(tables.sin) }, need(x, 'positions'))) }),
+  },
+  'embedding, logits and loss': {
+    feeds: { ids: integers([1, 30, 4, 0, 17, 2], [2, 3]), table: tensor('wd'), head: tensor('wd'), targets: integers([3, 2, 30, 1, 0, 8], [2, 3]) },
+    symbols: { ids: ['b', 's'], targets: ['b', 's'] }, terms: P.d + P.w,
+    program: (g, x) => {
+      const scores = logits(g, embedding(g, need(x, 'ids'), need(x, 'table')), need(x, 'head'));
+      return { scores, loss: negativeLogLikelihood(g, scores, need(x, 'targets')) };
+    },
+  },
+  'grouped-query attention, split rows': { feeds: attentionFeeds, symbols: attentionSymbols, terms: P.k + P.p + P.s, program: splitAttention(null) },
+  'grouped-query attention, joined rows': { feeds: attentionFeeds, symbols: attentionSymbols, terms: P.k + P.p + P.s, program: joinedAttention(null) },
+  'grouped-query attention in a window of 2': { feeds: attentionFeeds, symbols: attentionSymbols, terms: P.k + P.p + P.s, program: splitAttention(2) },
+  'expanded latent attention': { feeds: latentFeeds, terms: P.c + P.m + P.n + P.p, program: (g, x) => ({ y: latent(g, x, expandedAttention) }) },
+  'absorbed latent attention': { feeds: latentFeeds, terms: P.c + P.m + P.n + P.p, program: (g, x) => ({ y: latent(g, x, absorbedAttention) }) },
+  'decoder layer': {
+    feeds: { x: tensor('bsd'), a: tensor('d'), m: tensor('d'), gate: tensor('fd', 0.2), up: tensor('fd', 0.2), down: tensor('df', 0.2) }, terms: 2 * (P.d + P.f),
+    program: (g, x) => ({
+      y: decoderLayer(g, need(x, 'x'), {
+        attentionNorm: need(x, 'a'), mlpNorm: need(x, 'm'),
+        mlp: { gate: { weight: need(x, 'gate'), bias: null }, up: { weight: need(x, 'up'), bias: null }, down: { weight: need(x, 'down'), bias: null } },
+      }, 1e-5, (normed) => ({ output: g.sigmoid(normed), rows: {} })).hidden,
+    }),
+  },
+};
+
+for (const [name, { feeds, symbols = {}, terms, program }] of Object.entries(cases)) {
+  t.test(`${name}: ONNX equals float64`, async (t) => {
+    const { reference, onnx } = await bothReadings(program, feeds, symbols);
+    for (const [output, value] of Object.entries(reference)) {
+      t.same(onnx[output]?.shape, value.shape, `${output} has the reference's shape`);
+      const gap = difference(value.data, numbers(onnx[output]));
+      t.ok(gap < float32Tolerance(terms), `${output} differs by ${gap}`);
+    }
+  });
+}
+
+const inFloat64 = (program: Program, feeds: Readonly<Record<string, HostTensor>>): Float64Array => {
+  const y = program(eager, Object.fromEntries(Object.entries(feeds).map(([name, value]) => [name, toEager(value)]))).y;
+  if (y === undefined) throw new RangeError('test: the program must return y');
+  return y.data;
+};
+
+t.test('two spellings agree in float64', (t) => {
+  const expanded = inFloat64((g, x) => ({ y: latent(g, x, expandedAttention) }), latentFeeds);
+  const absorbed = inFloat64((g, x) => ({ y: latent(g, x, absorbedAttention) }), latentFeeds);
+  t.ok(difference(expanded, absorbed) < 1e-13, `absorbed = expanded to ${difference(expanded, absorbed)}`);
+  for (const window of [null, 2, 6]) {
+    const gap = difference(inFloat64(joinedAttention(window), attentionFeeds), inFloat64(splitAttention(window), attentionFeeds));
+    t.ok(gap < 1e-13, `joined = split rows with window ${window} to ${gap}`);
+  }
+  t.ok(difference(inFloat64(splitAttention(null), attentionFeeds), inFloat64(splitAttention(2), attentionFeeds)) > 1e-3, 'a window changes the result');
+  t.end();
+});
+
+t.test('nothing cached is a segment of no rows', async (t) => {
+  const feeds = { ...attentionFeeds, k0: normal([2, 0, 7, 22], random), v0: normal([2, 0, 7, 19], random), past: integers([]) };
+  for (const program of [splitAttention(null), joinedAttention(null)]) {
+    const { reference, onnx } = await bothReadings(program, feeds, attentionSymbols);
+    const gap = difference(reference.y?.data ?? [], numbers(onnx.y));
+    t.ok(gap < float32Tolerance(P.k + P.s), `differs by ${gap}`);
+  }
+});
+
+t.test('a swapped axis is refused with its name and both lengths', (t) => {
+  const swapped = { ...latentFeeds, keyUp: tensor('ngc') };
+  t.throws(() => inFloat64((g, x) => ({ y: latent(g, x, expandedAttention) }), swapped), /axis 'g' is 7|axis 'n' is 11/);
+  t.throws(() => inFloat64(cases.rope?.program ?? (() => ({})), { x: tensor('bsgn'), positions: integers([5, 6, 7]) }), /rotate: a must be \[b, s, heads, 2n\]/);
+  t.end();
+});
