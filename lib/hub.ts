@@ -156,6 +156,12 @@ function refusal(error: unknown, id: string, revision: string): string | null {
   return `downloadModel: ${id} must exist at revision ${revision}, got status ${statusCode} from the hub`;
 }
 
+function reasonOf(error: unknown): string {
+  if (error instanceof HubApiError) return `status ${error.statusCode}`;
+  if (!(error instanceof Error)) return String(error);
+  return error.cause instanceof Error ? `${error.message}: ${error.cause.message}` : error.message;
+}
+
 function unavailable(repository: HubRepository, revision: string, cached: CachedSnapshot | null, reason: string): Error {
   const needed = cached === null ? `config.json, tokenizer.json, ${SINGLE} (or its shards and ${INDEX})` : cached.missing.join(', ');
   return new Error(
@@ -200,8 +206,7 @@ export async function downloadModel(id: string, options: DownloadModelOptions = 
     options.signal?.throwIfAborted();
     const refused = refusal(error, id, revision);
     if (refused !== null) throw new Error(refused, { cause: error });
-    const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : '';
-    const reason = `${error instanceof Error ? error.message : String(error)}${cause}`;
+    const reason = reasonOf(error);
     if (usable === null) throw unavailable(repository, revision, cached, `no answer from the hub (${reason})`);
     options.onProgress?.({ kind: 'notice', message: `no answer from the hub (${reason}); using the cached ${id}` });
     return usable;
