@@ -38,12 +38,14 @@ export interface Runtime {
   release(): Promise<void>;
 }
 
+export const defaultThreads = (): number => Math.min(availableParallelism(), 8);
+
 /**
  * Opens a subgraph. Host constants are handed over from memory; stored constants are mapped from their files by
  * onnxruntime, any files at any offset. Errors name the subgraph.
  */
 export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = {}): Promise<Runtime> {
-  const { provider = 'cpu', prepack = true, spinning = true, optimisation = 'all', threads = Math.min(availableParallelism(), 8) } = options;
+  const { provider = 'cpu', prepack = true, spinning = true, optimisation = 'all', threads = defaultThreads() } = options;
   if (!Number.isInteger(threads) || threads < 1) throw new Error(`openRuntime: threads must be 1 or more, got ${threads}`);
   for (const port of [...subgraph.inputs, ...subgraph.outputs]) {
     if (port.dtype === 'bfloat16') throw new Error(`openRuntime: ports of ${subgraph.name} cannot be bfloat16, got ${port.name}; cast inside`);
