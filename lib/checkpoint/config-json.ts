@@ -65,8 +65,8 @@ const count = z.int().positive();
 const positive = z.number().positive();
 const tokenIds = z.union([z.int(), z.array(z.int())]).nullish();
 
-/** Keys that any rope type may carry; an unknown one is refused, since it would change the rotation. */
-const ropeSchema = z.strictObject({
+/** Loose, so that ropeConfig can name an unknown type before an unknown key. */
+const ropeSchema = z.looseObject({
   rope_type: z.string().optional(),
   type: z.string().optional(),
   rope_theta: positive.nullish(),

@@ -21,6 +21,24 @@ export interface RawRope {
   readonly truncate?: Maybe<boolean>;
 }
 
+/** Keys that some type reads, or that transformers writes for all; any other would change the rotation unseen. */
+const knownKeys: Readonly<Record<keyof RawRope, true>> = {
+  rope_type: true,
+  type: true,
+  rope_theta: true,
+  partial_rotary_factor: true,
+  factor: true,
+  low_freq_factor: true,
+  high_freq_factor: true,
+  original_max_position_embeddings: true,
+  beta_fast: true,
+  beta_slow: true,
+  attention_factor: true,
+  mscale: true,
+  mscale_all_dim: true,
+  truncate: true,
+};
+
 /** The keys of config.json that bear on RoPE. */
 export interface RawRopeConfig {
   readonly max_position_embeddings: number;
@@ -72,5 +90,7 @@ export function ropeConfig(config: RawRopeConfig, refuse: (rule: string) => Erro
   };
   const isKnown = (name: string): name is RopeConfig['type'] => Object.hasOwn(known, name);
   if (!isKnown(type)) throw refuse(`rope type must be one of ${Object.keys(known).join(', ')}, got ${type}`);
+  const unknown = Object.keys(rope).find((key) => !Object.hasOwn(knownKeys, key));
+  if (unknown !== undefined) throw refuse(`${unknown} is not a known parameter of rope type ${type}`);
   return known[type]();
 }
