@@ -5,6 +5,7 @@
 import { at } from '../../kernels/at.ts';
 import type { Emit } from '../../kernels/emit.ts';
 import { addDims, productOfDims, sameDim, subDims, termsOfDim } from './dims.ts';
+import { mapValues } from '../map-values.ts';
 import { lowerEinsum } from './lower-einsum.ts';
 import type { Attribute, Constant, Dim, DType, HostTensor, Node, Port, Subgraph } from './subgraph.ts';
 
@@ -29,11 +30,11 @@ export const ints = (value: readonly number[]): Attribute => ({ kind: 'ints', va
 const MASKED = -3.4028234663852886e38;
 
 /** Records `body` as a subgraph with the given inputs; `body` returns the outputs by public name. */
-export function record(
-  name: string, inputs: readonly Port[], body: (g: Recorder, inputs: Readonly<Record<string, Value>>) => Readonly<Record<string, Value>>,
+export function record<K extends string>(
+  name: string, inputs: Readonly<Record<K, Omit<Port, 'name'>>>, body: (g: Recorder, inputs: Readonly<Record<K, Value>>) => Readonly<Record<string, Value>>,
 ): Subgraph {
   const g = recorder(name);
-  return g.finish(body(g, Object.fromEntries(inputs.map((port) => [port.name, g.input(port)]))));
+  return g.finish(body(g, mapValues(inputs, (port, key) => g.input({ name: key, ...port }))));
 }
 
 export function recorder(name: string): Recorder {

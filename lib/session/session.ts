@@ -106,7 +106,9 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
     async step(cache, id) {
       checkIds([id]);
       if (cache.length + 1 > Math.min(contextLength, cache.capacity)) throw new RangeError(`Session.step: the context of ${Math.min(contextLength, cache.capacity)} tokens is full`);
-      return floats((await run(await runtime(forms.decode, false, 'last'), cache, [id])).logits, 'logits');
+      // onnxruntime 1.29 divides by zero in its fused product over no cached rows: the first token takes the prefill graph.
+      const graph = cache.length === 0 ? runtime(forms.prefill, true, 'last') : runtime(forms.decode, false, 'last');
+      return floats((await run(await graph, cache, [id])).logits, 'logits');
     },
     async logits(cache, ids) {
       const { vocab } = model.config;

@@ -1,6 +1,7 @@
 /** Runs one program through the float64 reading and through onnxruntime, for tests that hold the two against each other. */
 import type { Emit, HostTensor } from '../../kernels/index.ts';
 import { eager, toEager, type EagerTensor } from '../../lib/eager.ts';
+import { mapValues } from '../../lib/map-values.ts';
 import { record } from '../../lib/graph/record.ts';
 import { runSubgraph } from '../../lib/graph/run.ts';
 import type { Dim, Port, Subgraph } from '../../lib/graph/subgraph.ts';
@@ -29,7 +30,7 @@ export const integers = (values: readonly number[], shape: readonly number[] = [
 
 /** The program as a subgraph whose inputs are the feeds; `symbols` renames axes: { hidden: ['b', 's', 5] }. */
 export function recordProgram(program: Program, feeds: Readonly<Record<string, HostTensor>>, symbols: Readonly<Record<string, readonly Dim[]>> = {}): Subgraph {
-  const ports = Object.entries(feeds).map(([name, tensor]): Port => ({ name, dtype: tensor.dtype, shape: symbols[name] ?? tensor.shape }));
+  const ports = mapValues(feeds, (tensor, name): Omit<Port, 'name'> => ({ dtype: tensor.dtype, shape: symbols[name] ?? tensor.shape }));
   return record('test', ports, (g, x) => program(g, x));
 }
 

@@ -1,0 +1,39 @@
+import type { Gemm } from '../linalg/gemm.ts';
+import type { Matrix } from '../linalg/matrix.ts';
+
+/** Which side of the product carries the singular values; the product is the same. */
+export const placements = {
+  /** down has orthonormal rows: what the MHA2MLA code does. */
+  up: { down: () => 1, up: (s: number) => s },
+  /** Square root on both sides: what the MHA2MLA paper says. */
+  sqrt: { down: Math.sqrt, up: Math.sqrt },
+  /** up has orthonormal columns. */
+  down: { down: (s: number) => s, up: () => 1 },
+} as const satisfies Record<string, { readonly down: (s: number) => number; readonly up: (s: number) => number }>;
+export type SingularValuePlacement = keyof typeof placements;
+
+export interface FactorInput {
+  readonly keyNope: Matrix; // [g n, d], n may be 0
+  readonly value: Matrix; // [g v, d]
+  readonly rank: number;
+  readonly singularValues: SingularValuePlacement;
+  readonly gemm: Gemm;
+  readonly seed: number;
+}
+
+/** latent = down x; k = keyUp latent; v = valueUp latent. */
+export interface FactorMatrices {
+  readonly down: Matrix; // [c, d]
+  readonly keyUp: Matrix; // [g n, c]
+  readonly valueUp: Matrix; // [g v, c]
+  /** Singular values that were kept and, where they are known, dropped; descending. */
+  readonly spectrum: Float64Array;
+}
+
+/** A way to factorise keys and values. Adding one is a file and a row in index.ts. */
+export interface FactorStrategy {
+  readonly paper: string;
+  /** Least and largest rank for a layer of the given row counts and hidden width. */
+  readonly rankRange: (keyRows: number, valueRows: number, hidden: number) => readonly [least: number, most: number];
+  readonly factor: (input: FactorInput) => Promise<FactorMatrices>;
+}

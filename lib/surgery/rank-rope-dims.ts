@@ -1,0 +1,70 @@
+import { linearHeads, partialRopeKey, partialRopeQuery } from '../../kernels/index.ts';
+import { record } from '../graph/record.ts';
+import type { Subgraph } from '../graph/subgraph.ts';
+import { lazily } from '../lazily.ts';
+import { isPlanStrategyName, planStrategies, type PlanStrategyName } from '../plan/index.ts';
+import type { LayerStatistics } from '../statistics/layer-statistics.ts';
+import { checkAttentionLayer, pairsPerHead, type AttentionLayer } from './attention-layer.ts';
+import { plannedRows, remainingElements, toProjection } from './complex-rows.ts';
+import { layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
+import type { PlanChoice, RopePlan } from './rope-plan.ts';
+
+export interface RankRopeDimsOptions {
+  /** A row of lib/plan/index.ts. Default 'uniform', which needs no data. */
+  readonly strategy?: PlanStrategyName;
+  /** RoPE pairs (not dims) that keep rotating, per KV head: 1..headDim/2. */
+  readonly pairs: number;
+  readonly statistics?: LayerStatistics;
+}
+
+/**
+ * Chooses which part of a layer keeps rotating. Ranks the RoPE pairs by the strategy and returns the plan: rotating
+ * components with their frequencies, the remainder, and a subgraph that computes both from hidden states.
+ * Errors: unknown strategy (lists the valid ones), pairs out of range, statistics missing or of another layer.
+ * Source: Ji et al. 2025 (MHA2MLA), section 3.1.
+ */
+export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', pairs, statistics }: RankRopeDimsOptions): RopePlan {
+  checkAttentionLayer('rankRopeDims', attention);
+  const { layer } = attention;
+  const all = pairsPerHead(attention);
+  if (!isPlanStrategyName(strategy)) throw new RangeError(`rankRopeDims: strategy must be one of ${Object.keys(planStrategies).join(', ')}, got ${String(strategy)}`);
+  if (!Number.isInteger(pairs) || pairs < 1 || pairs > all) throw new RangeError(`rankRopeDims: pairs must be 1..${all} per KV head for layer ${layer}, got ${pairs}`);
+  const row = planStrategies[strategy];
+  if (row.needsStatistics && statistics === undefined) throw new TypeError(`rankRopeDims: strategy ${strategy} needs statistics of calibration text for layer ${layer}, got none`);
+  if (statistics !== undefined && statistics.layer !== layer) throw new RangeError(`rankRopeDims: statistics must be those of layer ${layer}, got layer ${statistics.layer}`);
+  return ropePlan(attention, strategy, row.plan(attention, { pairs, statistics: statistics ?? null }));
+}
+
+/** A plan from a strategy's choice, or from components of your own. */
+export function ropePlan(attention: AttentionLayer, strategy: string, choice: PlanChoice): RopePlan {
+  const { layer, kvHeads } = attention;
+  const subgraph = lazily(() => planSubgraph(attention, choice));
+  return {
+    layer, strategy, ...choice,
+    keptShare: choice.components.length / (kvHeads * pairsPerHead(attention)),
+    nopeElements: remainingElements(attention, choice),
+    get subgraph() { return subgraph(); },
+  };
+}
+
+function planSubgraph(attention: AttentionLayer, choice: PlanChoice): Subgraph {
+  const { layer, heads, kvHeads, headDim, hidden, maxPositions } = attention;
+  const rows = plannedRows(attention, choice);
+  const ropeWidth = 2 * choice.components.length;
+  return record(`rope-plan-${layer}`, layerInputs(hidden), (g, x) => {
+    const value = projectionValues(g);
+    const angles = recordAngles(g, choice.components.map(({ frequency }) => frequency), x.positions, maxPositions);
+    const weights = {
+      queryRope: value('q_rope_proj', toProjection(rows.queryRope)),
+      queryNope: value('q_nope_proj', toProjection(rows.queryNope)),
+      keyRope: value('k_rope_proj', toProjection(rows.keyRope)),
+    };
+    const { rope, nope } = partialRopeQuery(g, x.hidden, weights, angles, { heads, kvHeads, ropeWidth, nopeWidth: headDim });
+    const kRope = partialRopeKey(g, x.hidden, weights, angles);
+    const kNope = linearHeads(g, x.hidden, value('k_nope_proj', toProjection(rows.keyNope)), [kvHeads], headDim);
+    if (rope === null || nope === null || kRope === null) throw new RangeError(`rankRopeDims: a plan must keep at least one component for layer ${layer}`);
+    return {
+      qRope: g.reshape(rope, ['b', 's', heads, ropeWidth]), kRope, qNope: g.reshape(nope, ['b', 's', heads, headDim]), kNope,
+    };
+  });
+}
