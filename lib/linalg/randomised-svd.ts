@@ -1,0 +1,82 @@
+/**
+ * Truncated SVD of large matrices by randomised subspace iteration (Halko, Martinsson and Tropp, SIAM Review 53, 2011,
+ * algorithm 4.4 with CholeskyQR for the QR steps), and the choice between it and the exact one.
+ */
+import { normals, type Random } from '../random.ts';
+import type { Gemm } from './gemm.ts';
+import { allocateLike, checkFinite, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
+import { choleskyQr, orthonormalise } from './orthonormalise.ts';
+import { checkRank, svd, type Svd } from './svd.ts';
+
+export interface RandomisedSvdOptions {
+  readonly gemm: Gemm;
+  /** Source of the starting subspace: the same state gives the same result. */
+  readonly random: Random;
+  /** Products with A A^T; default 6. Each one sharpens the subspace. */
+  readonly iterations?: number;
+  /** Extra directions beyond the rank; default max(16, rank / 10). */
+  readonly oversampling?: number;
+}
+
+/**
+ * Approximate leading `rank` triples of A [rows, cols]: U and V orthonormal to 1e-13, s descending, in float64.
+ *
+ * The error |A - U S V^T| exceeds the best possible by a few tenths of a per cent on slowly falling spectra with the
+ * defaults; single values near the cut are less exact than the sum. Products with A are made in A's own number type:
+ * from float32 input the error does not fall below a few 1e-6 |A|. Throws as `svd` does, and for negative or fractional options.
+ */
+export async function randomisedSvd(a: Matrix<FloatArray>, rank: number, options: RandomisedSvdOptions): Promise<Svd> {
+  const { gemm, random, iterations = 6, oversampling = Math.max(16, Math.round(rank / 10)) } = options;
+  checkRank('randomisedSvd', a, rank);
+  checkFinite('randomisedSvd', a);
+  for (const [name, value] of [['iterations', iterations], ['oversampling', oversampling]] as const) {
+    if (!Number.isInteger(value) || value < 0) throw new RangeError(`randomisedSvd: ${name} must be an integer >= 0, got ${value}`);
+  }
+  if (a.rows > a.cols) {
+    const { u, s, v } = await randomisedSvd(transpose(a), rank, options);
+    return { u: v, s, v: u };
+  }
+  const width = Math.min(a.rows, rank + oversampling);
+  const subspace = await leftSubspace(a, width, iterations, gemm, random);
+  const basis = await orthonormalise(toFloat64(subspace), { gemm, random });
+  // A is nearly basis basis^T A; the small factor is decomposed exactly
+  const typedBasis = allocateLike(a.data, basis.data.length);
+  typedBasis.set(basis.data);
+  const small = await gemm.multiply({ ...basis, data: typedBasis }, a, { transposeA: true });
+  const { u, s, v } = await svd(small, { gemm, rank });
+  return { u: await gemm.multiply(basis, u), s, v };
+}
+
+/** Y with nearly the span of the leading `width` left singular vectors of A, rows <= cols. */
+async function leftSubspace<A extends FloatArray>(
+  a: Matrix<A>, width: number, iterations: number, gemm: Gemm, random: Random,
+): Promise<Matrix<A>> {
+  // A^T first, made orthonormal, then A: the square of the spectrum never meets the rounding of A's number type
+  const direct = async (q: Matrix<A>): Promise<Matrix<A>> =>
+    gemm.multiply(a, await choleskyQr(await gemm.multiply(a, q, { transposeA: true }), gemm));
+  const start = allocateLike(a.data, a.cols * width);
+  start.set(normals(random, a.cols * width));
+  let y = await gemm.multiply(a, { rows: a.cols, cols: width, data: start });
+  // A A^T is formed when that is cheaper, but it drowns directions below the root of its rounding: the last product is direct
+  const gram = gramPays(a, width, iterations - 1) ? await gemm.multiply(a, a, { transposeB: true }) : null;
+  for (let left = iterations; left > 0; left--) {
+    const q = await choleskyQr(y, gemm);
+    y = gram !== null && left > 1 ? await gemm.multiply(gram, q) : await direct(q);
+  }
+  return y;
+}
+
+/** Whether forming A A^T and multiplying by it `times` times takes fewer operations than multiplying by A^T and by A. */
+const gramPays = (a: Matrix<FloatArray>, width: number, times: number): boolean =>
+  a.rows * (a.cols + times * width) < 2 * times * a.cols * width;
+
+export interface TruncatedSvdOptions extends RandomisedSvdOptions {
+  /** The exact SVD is used while min(rows, cols) is at most this; default 2048 (a few seconds). */
+  readonly exactUpTo?: number;
+}
+
+/** The leading `rank` triples of A: `svd` when min(rows, cols) <= exactUpTo, otherwise `randomisedSvd`. */
+export async function truncatedSvd(a: Matrix<FloatArray>, rank: number, options: TruncatedSvdOptions): Promise<Svd> {
+  const { gemm, exactUpTo = 2048 } = options;
+  return Math.min(a.rows, a.cols) <= exactUpTo ? svd(a, { gemm, rank }) : randomisedSvd(a, rank, options);
+}
