@@ -23,7 +23,11 @@ const keepMatches = (regex: string): JsonObject => ({ type: 'Split', pattern: { 
 /** Bytes to GPT-2's 256 printable characters, without cutting. */
 export const byteCharacters: JsonObject = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
 
-const spaceInFront: JsonObject = { type: 'Replace', pattern: { Regex: '\\A(?! )' }, content: ' ' };
+// $& is the match: replacing an empty one at \A would also hit the middle of a surrogate pair
+const spaceInFront: JsonObject = { type: 'Replace', pattern: { Regex: '\\A[^ ]' }, content: ' $&' };
+
+// \w of Rust's regex: with the two joiners that Oniguruma leaves out
+const word = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\u200c\u200d';
 
 function split(rule: JsonObject): JsonObject[] {
   const behaviour = textField(rule, 'behavior') ?? 'Isolated';
@@ -55,7 +59,7 @@ const rules: Readonly<Record<string, (rule: JsonObject) => JsonObject[]>> = {
   Split: split,
   Punctuation: punctuationMarks,
   Metaspace: metaspace,
-  Whitespace: () => [keepMatches('\\w+|[^\\w\\s]+')],
+  Whitespace: () => [keepMatches(`[${word}]+|[^${word}\\s]+`)],
   WhitespaceSplit: () => [keepMatches('\\S+')],
 };
 
