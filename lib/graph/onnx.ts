@@ -114,7 +114,8 @@ export function toModel(subgraph: Subgraph, options: ModelOptions = {}): Uint8Ar
  * metadata carry no meaning and are not kept; anything else the Subgraph record cannot hold is refused by name.
  */
 export function fromModel(bytes: Uint8Array, { directory }: { readonly directory: string }): Subgraph {
-  const model = fromBinary(ModelProtoSchema, bytes);
+  // A plain view: the parts of a Node Buffer would be Buffers, whose `slice` does not copy.
+  const model = fromBinary(ModelProtoSchema, new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
   const refuse = (rule: string, got: string): never => { throw new Error(`fromModel: ${rule}, got ${got}`); };
   const standard = model.opsetImport.find((o) => o.domain === '' || o.domain === 'ai.onnx');
   const opset = Number(standard?.version ?? 1);

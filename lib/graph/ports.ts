@@ -13,15 +13,16 @@ const portText = (port: Port): string => `${port.dtype} [${port.shape.join(',')}
 /**
  * Makes the check once per subgraph so that a run pays about a microsecond per port. The check throws
  * `<caller>: input q must be float32 [b,s,576], got ...` on a missing, superfluous or wrong tensor and on a symbol
- * that two ports disagree about; it returns what the symbols stand for (those it could determine).
+ * that two ports, or a port and `known`, disagree about; it returns what the symbols stand for (those it could
+ * determine). Inputs must all be there, outputs need not.
  */
-export function portChecker(caller: string, kind: 'input' | 'output', ports: readonly Port[]): (tensors: Readonly<Record<string, HostTensor>>) => Bindings {
+export function portChecker(caller: string, kind: 'input' | 'output', ports: readonly Port[]): (tensors: Readonly<Record<string, HostTensor>>, known?: Bindings) => Bindings {
   const names = new Set(ports.map((port) => port.name));
-  return (tensors) => {
+  return (tensors, known = {}) => {
     for (const name of Object.keys(tensors)) {
       if (!names.has(name)) throw new Error(`${caller}: ${kind} must be one of ${[...names].join(', ')}, got ${name}`);
     }
-    const bindings: Record<string, number> = {}, source: Record<string, string> = {};
+    const bindings: Record<string, number> = { ...known }, source: Record<string, string> = {};
     const open: { port: Port; axis: number; size: number }[] = [];
     for (const port of ports) {
       const tensor = tensors[port.name];
@@ -43,7 +44,7 @@ export function portChecker(caller: string, kind: 'input' | 'output', ports: rea
           bindings[dim] = size;
           source[dim] = port.name;
         } else if (bindings[dim] !== size) {
-          refuse(`[${shape}] where ${dim} is ${bindings[dim]} in ${kind} ${source[dim]}`);
+          refuse(`[${shape}] where ${dim} is ${bindings[dim]}${source[dim] === undefined ? '' : ` in ${kind} ${source[dim]}`}`);
         }
       }
     }

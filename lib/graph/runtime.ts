@@ -38,6 +38,10 @@ export interface Runtime {
   release(): Promise<void>;
 }
 
+/** Only what kills the process is logged: every error is thrown with the same text. */
+const SILENT = 4;
+
+/** Threads used when none are asked for: see RuntimeOptions.threads. */
 export const defaultThreads = (): number => Math.min(availableParallelism(), 8);
 
 /**
@@ -54,7 +58,7 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
   let session: InferenceSession | null;
   try {
     session = await InferenceSession.create(toModel(subgraph, { place: placed.place }), {
-      executionProviders: [provider], intraOpNumThreads: threads, interOpNumThreads: 1, graphOptimizationLevel: optimisation, logSeverityLevel: 3,
+      executionProviders: [provider], intraOpNumThreads: threads, interOpNumThreads: 1, graphOptimizationLevel: optimisation, logSeverityLevel: SILENT,
       externalData: placed.memory,
       extra: { session: {
         disable_prepacking: prepack ? '0' : '1', intra_op: { allow_spinning: spinning ? '1' : '0' },
@@ -72,9 +76,9 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
   const outputs = new Map(subgraph.outputs.map((port) => [port.name, port]));
   const run: Runtime['run'] = async (feeds, fetches = [...outputs.keys()]) => {
     if (session === null) throw new Error(`runSubgraph: ${subgraph.name} must be open, got a released one`);
-    checkFeeds(feeds);
+    const bindings = checkFeeds(feeds);
     const given = isNames(fetches) ? {} : fetches;
-    checkFetches(given);
+    checkFetches(given, bindings);
     const wanted: Record<string, Tensor | null> = {};
     for (const name of isNames(fetches) ? fetches : Object.keys(fetches)) {
       if (!outputs.has(name)) throw new Error(`runSubgraph: output of ${subgraph.name} must be one of ${[...outputs.keys()].join(', ')}, got ${name}`);
@@ -83,7 +87,7 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
     }
     if (Object.keys(wanted).length === 0) throw new Error(`runSubgraph: at least one output of ${subgraph.name} must be fetched, got none`);
     try {
-      const result = await session.run(Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, engineTensor(tensor)])), wanted);
+      const result = await session.run(Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, engineTensor(tensor)])), wanted, { logSeverityLevel: SILENT });
       return Object.fromEntries(Object.keys(wanted).map((name) => [name, given[name] ?? hostTensor(outputs.get(name)!, result[name]!)]));
     } catch (error) {
       throw named('runSubgraph', subgraph, error);
