@@ -1,7 +1,7 @@
 /** Symmetric eigendecomposition in float64: Householder tridiagonalisation, divide and conquer, back-transform. */
 import { tridiagonalEigh } from './divide-and-conquer.ts';
 import type { Gemm } from './gemm.ts';
-import { checkFinite, checkSquare, transpose, type Matrix } from './matrix.ts';
+import { at, checkSquare, transpose, type Matrix } from './matrix.ts';
 import { tridiagonalise, type Reflectors } from './tridiagonalise.ts';
 
 export interface Eigen {
@@ -15,21 +15,35 @@ export interface Eigen {
  * A = V diag(values) V^T for a real symmetric matrix; all eigenvalues, ascending, and their orthonormal vectors.
  *
  * Only the lower triangle of `a` [n, n] is read. Residual |A V - V diag| and |V^T V - I| are of order n * 2.2e-16 times
- * |A| and 1. Throws when `a` is not square or holds NaN or infinity.
+ * |A| and 1. Throws when `a` is not square or its lower triangle holds NaN or infinity.
  * LAPACK dsyevd's method; Golub and Van Loan, Matrix Computations, 4th edition, 8.3 and 8.4.
  */
 export async function eigh(a: Matrix, { gemm }: { readonly gemm: Gemm }): Promise<Eigen> {
-  checkSquare('eigh', a);
-  checkFinite('eigh', a);
+  const scale = powerOfTwoScale(largestOfLower('eigh', a));
   const n = a.rows;
-  const largest = a.data.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
-  const scale = largest > 0 ? 2 ** Math.floor(Math.log2(largest)) : 1; // a power of two: scaling is exact
   const { reflectors, ...tridiagonal } = await tridiagonalise({ ...a, data: a.data.map((x) => x / scale) }, gemm);
   const { values, rows } = await tridiagonalEigh(tridiagonal, gemm);
   const vectors = transpose({ rows: n, cols: n, data: rows });
   await applyReflectors(reflectors, vectors, gemm);
   return { values: values.map((x) => x * scale), vectors };
 }
+
+/** The largest magnitude in the lower triangle. Throws `caller: ...` when `a` is not square or the triangle not finite. */
+export function largestOfLower(caller: string, a: Matrix): number {
+  checkSquare(caller, a);
+  let largest = 0;
+  for (let r = 0; r < a.rows; r++) {
+    for (let c = 0; c <= r; c++) {
+      const size = Math.abs(a.data[r * a.cols + c]!);
+      if (!(size < Infinity)) throw new RangeError(`${caller}: matrix must be finite, got ${at(a, r, c)} at row ${r}, column ${c}`);
+      if (size > largest) largest = size;
+    }
+  }
+  return largest;
+}
+
+/** A power of two near `size` (1 for 0): dividing by it is exact and keeps squares from overflowing or vanishing. */
+export const powerOfTwoScale = (size: number): number => (size > 0 ? 2 ** Math.floor(Math.log2(size)) : 1);
 
 const blockRows = 64; // reflectors joined into one product
 

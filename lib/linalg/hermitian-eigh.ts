@@ -1,7 +1,8 @@
 /** Eigendecomposition of a complex Hermitian matrix; for small ones (up to a few hundred), in plain loops but the middle. */
 import { tridiagonalEigh } from './divide-and-conquer.ts';
+import { largestOfLower, powerOfTwoScale } from './eigh.ts';
 import type { Gemm } from './gemm.ts';
-import { checkFinite, checkSquare, transpose, zeros, type Matrix } from './matrix.ts';
+import { transpose, zeros, type Matrix } from './matrix.ts';
 
 /** real + i imaginary, both of one size. */
 export interface ComplexMatrix {
@@ -25,16 +26,12 @@ export interface HermitianEigen {
  * or not finite.
  */
 export async function hermitianEigh(a: ComplexMatrix, { gemm }: { readonly gemm: Gemm }): Promise<HermitianEigen> {
-  for (const part of [a.real, a.imaginary]) {
-    checkSquare('hermitianEigh', part);
-    checkFinite('hermitianEigh', part);
-  }
+  const scale = powerOfTwoScale(Math.max(largestOfLower('hermitianEigh', a.real), largestOfLower('hermitianEigh', a.imaginary)));
   const n = a.real.rows;
   if (a.imaginary.rows !== n) {
     throw new RangeError(`hermitianEigh: real and imaginary part must have one size, got ${n} and ${a.imaginary.rows}`);
   }
-  const { block, scale } = scaledCopy(a);
-  const { diagonal, offDiagonal, phases, reflectors } = reduce(block);
+  const { diagonal, offDiagonal, phases, reflectors } = reduce(scaledCopy(a, scale));
   const { values, rows } = await tridiagonalEigh({ diagonal, offDiagonal }, gemm);
   const z = transpose({ rows: n, cols: n, data: rows }).data;
   const vectors: ComplexMatrix = { real: zeros(n, n), imaginary: zeros(n, n) };
@@ -61,11 +58,9 @@ interface Reflector {
 
 const complexVector = (length: number): ComplexVector => ({ real: new Float64Array(length), imaginary: new Float64Array(length) });
 
-/** The full matrix from its lower triangle, divided by a power of two near its largest element. */
-function scaledCopy(a: ComplexMatrix): { block: ComplexMatrix; scale: number } {
+/** The full matrix from its lower triangle, divided by `scale`. */
+function scaledCopy(a: ComplexMatrix, scale: number): ComplexMatrix {
   const n = a.real.rows;
-  const largest = [a.real, a.imaginary].reduce((max, part) => part.data.reduce((m, x) => Math.max(m, Math.abs(x)), max), 0);
-  const scale = largest > 0 ? 2 ** Math.floor(Math.log2(largest)) : 1;
   const block: ComplexMatrix = { real: zeros(n, n), imaginary: zeros(n, n) };
   for (let r = 0; r < n; r++) {
     for (let c = 0; c <= r; c++) {
@@ -76,7 +71,7 @@ function scaledCopy(a: ComplexMatrix): { block: ComplexMatrix; scale: number } {
       block.imaginary.data[c * n + r] = -imaginary;
     }
   }
-  return { block, scale };
+  return block;
 }
 
 /** A = Q P T P^* Q^* with T real tridiagonal, P = diag(phases), Q the product of the reflectors, first one in the list rightmost. */

@@ -1,6 +1,6 @@
 /** Exact thin singular value decomposition in float64 through the Gram matrix of the smaller side. */
 import { seededRandom } from '../random.ts';
-import { eigh } from './eigh.ts';
+import { eigh, powerOfTwoScale } from './eigh.ts';
 import type { Gemm } from './gemm.ts';
 import { checkFinite, scaleColumns, sliceColumns, subtract, takeColumns, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
 import { orthonormalise } from './orthonormalise.ts';
@@ -37,7 +37,7 @@ export async function svd(a: Matrix<FloatArray>, { gemm, rank = Math.min(a.rows,
   const wide = a.rows < a.cols;
   const tall = wide ? transpose(toFloat64(a)) : toFloat64(a);
   const largest = tall.data.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
-  const scale = largest > 0 ? 2 ** Math.floor(Math.log2(largest)) : 1; // squares must neither overflow nor vanish
+  const scale = powerOfTwoScale(largest);
   const found = await decompose({ ...tall, data: tall.data.map((x) => x / scale) }, rank, 0, gemm);
   // Column order in orthonormalise goes from large to small, so that noise of small ones never enters large ones.
   const sorted = descending(found);
