@@ -74,3 +74,13 @@ function hostTensor({ rows, cols, data }: Matrix<FloatArray>): Extract<HostTenso
   const shape = [rows, cols];
   return data instanceof Float32Array ? { dtype: 'float32', shape, data } : { dtype: 'float64', shape, data };
 }
+
+/** Runs `work` with a gemm of its own and releases it. */
+export async function withGemm<T>(work: (gemm: Gemm) => Promise<T>, options: Pick<RuntimeOptions, 'threads' | 'spinning'> = {}): Promise<T> {
+  const gemm = openGemm(options);
+  try {
+    return await work(gemm);
+  } finally {
+    await gemm.release();
+  }
+}

@@ -31,6 +31,9 @@ function bodyShapes({ config, family }: Model): Shape[] {
   ];
 }
 
+/** Names of everything but attention, each once: what conversion copies unchanged. */
+export const bodyTensorNames = (model: Model): string[] => [...new Map(bodyShapes(model)).keys()];
+
 /** Tensor name -> shape of one source attention layer. */
 export function sourceAttentionShapes({ config, family }: Pick<Model, 'config' | 'family'>, layer: number): Shapes {
   const { hidden, heads, kvHeads, headDim } = config;

@@ -1,0 +1,34 @@
+import { matrix, scaleColumns, scaleRows, sliceRows, transpose, type Matrix } from '../linalg/matrix.ts';
+import { truncatedSvd } from '../linalg/randomised-svd.ts';
+import { seededRandom } from '../random.ts';
+import { placements, type FactorInput, type FactorStrategy } from './strategy.ts';
+
+/** One matrix above another. */
+export function stackRows(above: Matrix, below: Matrix): Matrix {
+  if (above.rows === 0) return below;
+  const data = new Float64Array(above.data.length + below.data.length);
+  data.set(above.data);
+  data.set(below.data, above.data.length);
+  return matrix(above.rows + below.rows, above.cols, data);
+}
+
+/** M ~ up down of the given rank, with the singular values placed as asked: down [rank, cols], up [rows, rank]. */
+export async function lowRank(m: Matrix, rank: number, { gemm, seed, singularValues }: Pick<FactorInput, 'gemm' | 'seed' | 'singularValues'>): Promise<{ down: Matrix; up: Matrix; spectrum: Float64Array }> {
+  const { u, s, v } = await truncatedSvd(m, rank, { gemm, random: seededRandom(seed) });
+  const placement = placements[singularValues];
+  return { down: scaleRows(transpose(v), s.map(placement.down)), up: scaleColumns(u, s.map(placement.up)), spectrum: s };
+}
+
+/**
+ * SVD of [W_k,nope ; W_v] for all heads of a layer at once: one latent serves keys and values.
+ * Rank 1..min(g n + g v, d). Source: Ji et al. 2025 (MHA2MLA), section 3.2, `SVD_joint`.
+ */
+export const joint: FactorStrategy = {
+  paper: 'Ji et al. 2025 (MHA2MLA), section 3.2',
+  rankRange: (keyRows, valueRows, hidden) => [1, Math.min(keyRows + valueRows, hidden)],
+  async factor({ keyNope, value, rank, ...options }) {
+    const { down, up, spectrum } = await lowRank(stackRows(keyNope, value), rank, options);
+    return { down, spectrum, keyUp: sliceRows(up, 0, keyNope.rows), valueUp: sliceRows(up, keyNope.rows, up.rows) };
+  },
+};
+

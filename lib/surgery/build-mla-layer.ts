@@ -1,0 +1,129 @@
+import { mlaAttentionLayer, type LatentForm } from '../../kernels/index.ts';
+import { record } from '../graph/record.ts';
+import type { Port, Subgraph } from '../graph/subgraph.ts';
+import { lazily } from '../lazily.ts';
+import type { AttentionLayer, Projection } from './attention-layer.ts';
+import { plannedRows, selectRows, toProjection } from './complex-rows.ts';
+import type { KvFactors } from './joint-kv-svd.ts';
+import { layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
+import type { RopePlan } from './rope-plan.ts';
+
+/** A layer of multi-head latent attention: every weight, and what a loader needs beside them. */
+export interface MlaLayer {
+  readonly layer: number;
+  readonly hidden: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly valueWidth: number;
+  /** Width of the latent. */
+  readonly rank: number;
+  /** Radians per position of each rotating component; the rope key has twice as many elements. */
+  readonly frequencies: readonly number[];
+  /** Width per head of the remainder that does not rotate. */
+  readonly nopeWidth: number;
+  /** Factor on the scores before softmax: the source's. */
+  readonly scale: number;
+  readonly window: number | null;
+  readonly maxPositions: number;
+  /** Null where nothing of that part is left. */
+  readonly weights: {
+    readonly queryRope: Projection | null; // [h 2n, d], per head [n real | n imaginary]
+    readonly queryNope: Projection | null; // [h nope, d]
+    readonly keyRope: Projection | null; // [2n, d]
+    readonly down: Projection; // [R, d]
+    readonly keyUp: Projection | null; // [g nope, R]
+    readonly valueUp: Projection; // [g v, R]
+    readonly output: Projection; // [d, h v]
+  };
+  /** Elements of one cache row [rope key 2n | latent R]. */
+  readonly cacheElementsPerToken: number;
+  /**
+   * Expanded form. hidden [b, s, d], positions [s], past_positions [p], past_rope [b, p, 2n], past_latent [b, p, R] ->
+   * output [b, s, d], rope [b, s, 2n], latent [b, s, R] (the new rows).
+   */
+  readonly subgraph: Subgraph;
+}
+
+/**
+ * Assembles a layer from its plan and factors. Exact where they are: with all pairs kept and full rank it equals the
+ * source layer. Biases stay exact too: a key bias follows the rotating components; its part in the remainder adds the
+ * same to all scores of a query and cancels in softmax; a value bias passes softmax unchanged (weights sum to 1) and
+ * becomes W_o b_v in the output bias.
+ * Errors: plan, factors and layer must belong together. Source: Ji et al. 2025 (MHA2MLA), section 3.
+ */
+export function buildMlaLayer(attention: AttentionLayer, plan: RopePlan, factors: KvFactors): MlaLayer {
+  const { layer, hidden, heads, kvHeads, headDim, scale, window, maxPositions } = attention;
+  for (const [name, part] of [['plan', plan], ['factors', factors]] as const) {
+    if (part.layer !== layer) throw new RangeError(`buildMlaLayer: ${name} must be that of layer ${layer}, got layer ${part.layer}`);
+  }
+  const { rank, nopeWidth } = factors;
+  if (plan.nopeElements.some((elements) => elements.length !== nopeWidth)) {
+    throw new RangeError(`buildMlaLayer: factors must rebuild ${plan.nopeElements[0]?.length} elements per head for layer ${layer}, got ${nopeWidth}`);
+  }
+  const rows = plannedRows(attention, plan);
+  const perGroup = heads / kvHeads;
+  const queryElements = Array.from({ length: heads }, (_, head) => (plan.nopeElements[Math.floor(head / perGroup)] ?? []).map((element) => head * headDim + element));
+  const weights: MlaLayer['weights'] = {
+    queryRope: plan.components.length === 0 ? null : toProjection(rows.queryRope),
+    keyRope: plan.components.length === 0 ? null : toProjection(rows.keyRope),
+    queryNope: nopeWidth === 0 ? null : toProjection(selectRows(rows.queryNope, queryElements.flat())),
+    keyUp: nopeWidth === 0 ? null : { weight: factors.keyUp, bias: null },
+    down: { weight: factors.down, bias: null },
+    valueUp: { weight: factors.valueUp, bias: null },
+    output: { weight: attention.output.weight, bias: outputBias(attention) },
+  };
+  const frequencies = plan.components.map(({ frequency }) => frequency);
+  const parts = { layer, hidden, heads, kvHeads, valueWidth: headDim, rank, frequencies, nopeWidth, scale, window, maxPositions, weights };
+  const subgraph = lazily(() => mlaSubgraph(parts, 'expanded'));
+  return { ...parts, cacheElementsPerToken: 2 * frequencies.length + rank, get subgraph() { return subgraph(); } };
+}
+
+/** b_o + W_o b_v, the value bias repeated for the query heads of its group. */
+function outputBias({ output, value, heads, kvHeads, headDim, hidden }: AttentionLayer): Projection['bias'] {
+  if (value.bias === null) return output.bias;
+  const width = heads * headDim;
+  const perGroup = heads / kvHeads;
+  const data = Float32Array.from({ length: hidden }, (_, row) => {
+    let sum = output.bias?.data[row] ?? 0;
+    for (let column = 0; column < width; column++) {
+      const group = Math.floor(column / headDim / perGroup);
+      sum += (output.weight.data[row * width + column] ?? NaN) * (value.bias?.data[group * headDim + (column % headDim)] ?? NaN);
+    }
+    return sum;
+  });
+  return { dtype: 'float32', shape: [hidden], data };
+}
+
+/** A layer on its own as a subgraph, in either form. */
+export function mlaSubgraph(mla: Omit<MlaLayer, 'subgraph' | 'cacheElementsPerToken'>, form: LatentForm): Subgraph {
+  const { layer, hidden, heads, kvHeads, valueWidth, rank, frequencies, nopeWidth, scale, window, maxPositions, weights } = mla;
+  const ropeWidth = 2 * frequencies.length;
+  const inputs = {
+    ...layerInputs(hidden),
+    past_positions: { dtype: 'int64', shape: ['p'] },
+    past_rope: { dtype: 'float32', shape: ['b', 'p', ropeWidth] },
+    past_latent: { dtype: 'float32', shape: ['b', 'p', rank] },
+  } as const satisfies Record<string, Omit<Port, 'name'>>;
+  return record(`mla-${form}-${layer}`, inputs, (g, x) => {
+    const value = projectionValues(g);
+    const optional = (name: string, projection: Projection | null) => (projection === null ? null : value(name, projection));
+    const mask = g.causalMask(x.positions, g.concat(0, [x.past_positions, x.positions]), window);
+    const { output, rows } = mlaAttentionLayer(
+      g, x.hidden,
+      {
+        queryRope: optional('q_rope_proj', weights.queryRope), queryNope: optional('q_nope_proj', weights.queryNope), keyRope: optional('k_rope_proj', weights.keyRope),
+        down: value('kv_down_proj', weights.down), output: value('o_proj', weights.output),
+        up: {
+          key: weights.keyUp === null ? null : g.reshape(value('k_up_proj', weights.keyUp).weight, [kvHeads, nopeWidth, rank]),
+          value: g.reshape(value('v_up_proj', weights.valueUp).weight, [kvHeads, valueWidth, rank]),
+        },
+      },
+      ropeWidth === 0 ? null : recordAngles(g, frequencies, x.positions, maxPositions),
+      { rope: ropeWidth === 0 ? null : x.past_rope, latent: x.past_latent },
+      { join: true, masks: [mask] },
+      { heads, kvHeads, ropeWidth, nopeWidth, valueWidth, scale },
+      form,
+    );
+    return { output, ...(rows.rope === null ? {} : { rope: rows.rope }), latent: rows.latent };
+  });
+}

@@ -1,0 +1,124 @@
+import type { HostTensor } from '../../kernels/emit.ts';
+import { linear } from '../../kernels/index.ts';
+import { factorStrategies, isFactorStrategyName, type FactorStrategyName } from '../factor/index.ts';
+import { placements, type FactorMatrices, type SingularValuePlacement } from '../factor/strategy.ts';
+import { record, type Value } from '../graph/record.ts';
+import type { Subgraph } from '../graph/subgraph.ts';
+import { lazily } from '../lazily.ts';
+import type { Gemm } from '../linalg/gemm.ts';
+import { frobeniusNorm, matrix, subtract, type Matrix } from '../linalg/matrix.ts';
+import { withGemm } from '../linalg/onnx-gemm.ts';
+import type { AttentionLayer } from './attention-layer.ts';
+import { plannedRows, selectRows, type Rows } from './complex-rows.ts';
+import { layerInputs } from './layer-graph.ts';
+import type { RopePlan } from './rope-plan.ts';
+
+export type JointKvSvdOptions = {
+  /** A row of lib/factor/index.ts. Default 'joint'. */
+  readonly strategy?: FactorStrategyName;
+  /** Where the singular values go: 'up' (default, as the MHA2MLA code), 'sqrt' (as its paper) or 'down'. */
+  readonly singularValues?: SingularValuePlacement;
+  /** Matrix products; default a gemm on onnxruntime, opened for this call. */
+  readonly gemm?: Gemm;
+  /** Seed of the randomised SVD, which is used above 2048 rows and columns. Default 0. */
+  readonly seed?: number;
+} & (
+  | { /** Width R of the layer's latent. */ readonly rank: number; readonly rankPerHead?: never }
+  | { /** The paper's d_kv: R = rankPerHead x kvHeads. */ readonly rankPerHead: number; readonly rank?: never }
+);
+
+export interface KvFactors {
+  readonly layer: number;
+  readonly strategy: string;
+  readonly singularValues: SingularValuePlacement;
+  /** Width R of the latent. */
+  readonly rank: number;
+  readonly down: HostTensor<'float32'>; // [R, d]
+  /** Width per head of the keys rebuilt from the latent: the plan's remainder. */
+  readonly nopeWidth: number;
+  readonly keyUp: HostTensor<'float32'>; // [g n, R]
+  readonly valueUp: HostTensor<'float32'>; // [g v, R]
+  /** Singular values kept, descending. */
+  readonly spectrum: Float64Array;
+  /** Share of the squared norm of [W_k,nope ; W_v] that the factors keep. */
+  readonly energyKept: number;
+  /** |W_k,nope - keyUp down| / |W_k,nope| (0 where no key is left). */
+  readonly keyError: number;
+  /** |W_v - valueUp down| / |W_v|. */
+  readonly valueError: number;
+  /** hidden [b, s, d] -> latent [b, s, R], kNope [b, s, g, n], v [b, s, g, headDim]; the latter two from the latent. */
+  readonly subgraph: Subgraph;
+}
+
+/**
+ * Factorises the keys that no longer rotate and the values of a layer: latent = down x, kNope = keyUp latent,
+ * v = valueUp latent. Biases are not factorised (see buildMlaLayer).
+ * Errors: unknown strategy or placement, rank out of range, a plan of another layer; each names the layer.
+ * Source: Ji et al. 2025 (MHA2MLA), section 3.2.
+ */
+export async function jointKvSvd(attention: AttentionLayer, plan: RopePlan, options: JointKvSvdOptions): Promise<KvFactors> {
+  const { layer, kvHeads, headDim, hidden } = attention;
+  const { strategy = 'joint', singularValues = 'up', seed = 0 } = options;
+  const rank = options.rank ?? options.rankPerHead * kvHeads;
+  if (!isFactorStrategyName(strategy)) throw new RangeError(`jointKvSvd: strategy must be one of ${Object.keys(factorStrategies).join(', ')}, got ${String(strategy)}`);
+  if (!Object.hasOwn(placements, singularValues)) throw new RangeError(`jointKvSvd: singularValues must be one of ${Object.keys(placements).join(', ')}, got ${String(singularValues)}`);
+  if (plan.layer !== layer) throw new RangeError(`jointKvSvd: plan must be that of layer ${layer}, got layer ${plan.layer}`);
+  const { keyNope, nopeWidth } = remainingKeys(attention, plan);
+  const value = asMatrix({ weight: Float64Array.from(attention.value.weight.data), rows: kvHeads * headDim, cols: hidden });
+  const row = factorStrategies[strategy];
+  const [least, most] = row.rankRange(keyNope.rows, value.rows, hidden);
+  if (!Number.isInteger(rank) || rank < least || rank > most) throw new RangeError(`jointKvSvd: rank must be ${least}..${most} for layer ${layer}, got ${rank}`);
+  const factor = (gemm: Gemm): Promise<MeasuredFactors> => measuredFactors(row.factor({ keyNope, value, rank, singularValues, gemm, seed }), keyNope, value, gemm);
+  const { factors, keyError, valueError, energyKept } = options.gemm === undefined ? await withGemm(factor) : await factor(options.gemm);
+  const down = rounded(factors.down);
+  const [keyUp, valueUp] = [rounded(factors.keyUp), rounded(factors.valueUp)];
+  const subgraph = lazily(() => factorSubgraph(attention, { down, keyUp, valueUp, nopeWidth }));
+  return {
+    layer, strategy, singularValues, rank, nopeWidth, down, keyUp, valueUp,
+    spectrum: factors.spectrum, energyKept, keyError, valueError,
+    get subgraph() { return subgraph(); },
+  };
+}
+
+/** Rows of W_k that a plan leaves without rotation, per KV head only those elements that are not zero. */
+function remainingKeys(attention: AttentionLayer, plan: RopePlan): { keyNope: Matrix; nopeWidth: number } {
+  const { headDim } = attention;
+  const { keyNope } = plannedRows(attention, plan);
+  const rows = plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element));
+  return { keyNope: asMatrix(selectRows(keyNope, rows)), nopeWidth: plan.nopeElements[0]?.length ?? 0 };
+}
+
+const asMatrix = ({ weight, rows, cols }: Pick<Rows, 'weight' | 'rows' | 'cols'>): Matrix => matrix(rows, cols, weight);
+const rounded = ({ rows, cols, data }: Matrix): HostTensor<'float32'> => ({ dtype: 'float32', shape: [rows, cols], data: Float32Array.from(data) });
+
+interface MeasuredFactors {
+  readonly factors: FactorMatrices;
+  readonly keyError: number;
+  readonly valueError: number;
+  readonly energyKept: number;
+}
+
+async function measuredFactors(work: Promise<FactorMatrices>, keyNope: Matrix, value: Matrix, gemm: Gemm): Promise<MeasuredFactors> {
+  const factors = await work;
+  const lost = async (up: Matrix, of: Matrix): Promise<number> => (of.rows === 0 ? 0 : frobeniusNorm(subtract(of, await gemm.multiply(up, factors.down))));
+  const [keyLost, valueLost] = [await lost(factors.keyUp, keyNope), await lost(factors.valueUp, value)];
+  const [keyNorm, valueNorm] = [keyNope.rows === 0 ? 0 : frobeniusNorm(keyNope), frobeniusNorm(value)];
+  const relative = (error: number, norm: number): number => (norm === 0 ? 0 : error / norm);
+  return {
+    factors,
+    keyError: relative(keyLost, keyNorm),
+    valueError: relative(valueLost, valueNorm),
+    energyKept: 1 - relative(keyLost ** 2 + valueLost ** 2, keyNorm ** 2 + valueNorm ** 2),
+  };
+}
+
+function factorSubgraph({ layer, hidden, kvHeads, headDim }: AttentionLayer, { down, keyUp, valueUp, nopeWidth }: Pick<KvFactors, 'down' | 'keyUp' | 'valueUp' | 'nopeWidth'>): Subgraph {
+  return record(`kv-factors-${layer}`, { hidden: layerInputs(hidden).hidden }, (g, x) => {
+    const latent = linear(g, x.hidden, { weight: g.parameter('kv_down_proj.weight', down), bias: null });
+    const heads = (name: string, up: HostTensor<'float32'>, width: number) =>
+      g.reshape(linear(g, latent, { weight: g.parameter(name, up), bias: null }), ['b', 's', kvHeads, width]);
+    const v = heads('v_up_proj.weight', valueUp, headDim);
+    const keys: Record<string, Value> = nopeWidth === 0 ? {} : { kNope: heads('k_up_proj.weight', keyUp, nopeWidth) };
+    return { latent, ...keys, v };
+  });
+}
