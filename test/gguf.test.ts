@@ -127,6 +127,15 @@ t.test('bad files are refused with the file and the rule', async (t) => {
   await refused(typed('blk.0.ffn_up.weight', 2, 99), /must be of type F32, .* got number 99/, 'unknown type');
   await refused(typed('blk.0.attn_v.bias', 1, 2), /rows of blk\.0\.attn_v\.bias of .* must be whole Q4_0 blocks of 32, got 8/, 'part of a block');
   await refused(replaced('blk.0.ffn_up.weight', 'blk.0.ffn_xy.weight'), /tensor blk\.0\.ffn_xy\.weight of .* is not known for architecture llama/, 'name');
+  const offsetField = (bytes: Buffer, name: string, axes: number): number => bytes.indexOf(name) + name.length + 4 + 8 * axes + 4;
+  const overlapping = changed((bytes) => {
+    const other = bytes.readBigUInt64LE(offsetField(bytes, 'blk.0.ffn_up.weight', 2));
+    bytes.writeBigUInt64LE(other, offsetField(bytes, 'blk.0.ffn_down.weight', 2));
+  });
+  await refused(overlapping, /tensor blk\.0\.ffn_down\.weight of .* overlaps the tensor before it/, 'overlap');
+  const moved = changed((bytes) => void bytes.writeBigUInt64LE(7n, offsetField(bytes, 'output.weight', 2)));
+  await refused(moved, /tensor output\.weight must start at a multiple of 32 bytes, got 7/, 'alignment');
+  await refused(replaced('blk.0.ffn_gate.weight', 'blk.0.ffn_down.weight'), /must hold tensor blk\.0\.ffn_down\.weight once/, 'twice');
   const architecture = good.indexOf('llama', good.indexOf('general.architecture'));
   await refused(changed((bytes) => void bytes.write('falco', architecture)), /general\.architecture of .* must be one of llama, got falco/, 'architecture');
   await t.rejects(readConfig(path), /must be one of llama, got falco/);

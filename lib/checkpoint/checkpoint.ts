@@ -3,7 +3,7 @@
  * one at a time as float32; the record holds no open file.
  */
 import { readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { DType, HostTensor } from '../../kernels/emit.ts';
 import type { StoredTensor } from '../graph/subgraph.ts';
 import { elementCount, tensor, toFloat32 } from '../tensor.ts';
@@ -50,7 +50,7 @@ const floatTypes: Readonly<Record<string, DType>> = { F32: 'float32', F16: 'floa
 
 function storedTensor(info: TensorInfo, path: string, offset: number): StoredTensor | null {
   const dtype = floatTypes[info.storage];
-  return dtype === undefined ? null : { dtype, shape: info.shape, file: { path, offset, bytes: info.bytes } };
+  return dtype === undefined ? null : { dtype, shape: info.shape, file: { path: resolve(path), offset, bytes: info.bytes } };
 }
 
 function checkpoint(path: string, format: Checkpoint['format'], sources: ReadonlyMap<string, Source>): Checkpoint {
@@ -111,11 +111,16 @@ async function openSafetensorsCheckpoint(path: string, file: string): Promise<Ch
 async function openGgufCheckpoint(path: string, file: string): Promise<Checkpoint> {
   const opened = await openGguf(file);
   const sources = new Map<string, Source>();
-  for (const entry of opened.tensors) {
+  let end = 0;
+  for (const entry of opened.tensors.toSorted((a, b) => a.offset - b.offset)) {
+    const extent = ggufExtent(opened, entry);
+    if (entry.offset < end) throw new Error(`openCheckpoint: tensor ${entry.name} of ${file} overlaps the tensor before it at ${entry.offset}..${end}`);
+    end = entry.offset + extent.bytes;
     const meaning = ggufTensorMeaning(file, opened.metadata, entry.name);
     if (meaning === null) continue;
     const { name, interleavedHeads: heads } = meaning;
-    const info = { name, ...ggufExtent(opened, entry) };
+    if (sources.has(name)) throw new Error(`openCheckpoint: ${file} must hold tensor ${entry.name} once, got it twice`);
+    const info = { name, ...extent };
     const load = async (): Promise<Float32Array> => {
       const values = await readGgufTensor(opened, entry);
       return heads === null ? values : deinterleaveRows(values, entry.shape[0] ?? 0, heads);
@@ -145,8 +150,9 @@ function ggufExtent({ path, fileBytes }: GgufFile, { name, type, shape, offset }
 
 /** One GGUF tensor as float32, rows as the file has them. Errors: as openCheckpoint. */
 export async function readGgufTensor(file: GgufFile, entry: GgufEntry): Promise<Float32Array> {
-  const { bytes } = ggufExtent(file, entry);
-  return dequantise(ggmlFormats.get(entry.type)!, await readBytes(file.path, entry.offset, bytes), new Float32Array(elementCount(entry.shape)));
+  const { bytes } = ggufExtent(file, entry); // refuses a type without a row in ggmlFormats
+  const stored = await readBytes(file.path, entry.offset, bytes);
+  return dequantise(ggmlFormats.get(entry.type)!, stored, new Float32Array(elementCount(entry.shape)));
 }
 
 /** The one weight file a model path stands for, and its format. */

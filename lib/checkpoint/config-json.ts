@@ -168,8 +168,7 @@ async function readJsonObject(path: string): Promise<Record<string, unknown> | n
   try {
     return jsonObject.parse(JSON.parse(await readFile(path, 'utf8')));
   } catch (error) {
-    const code = errorCode(error);
-    if (code === 'ENOENT' || code === 'ENOTDIR') return null;
+    if (errorCode(error) === 'ENOENT') return null;
     throw new Error(`readConfig: ${path} must be a JSON object`, { cause: error });
   }
 }
@@ -183,7 +182,11 @@ export async function readConfigJson(directory: string): Promise<ModelConfig> {
   const raw = await readJsonObject(file);
   if (raw === null) throw new Error(`readConfig: ${directory} must hold config.json beside its weights, but there is none`);
   const config = parseConfig(raw, file);
-  const generation = await readJsonObject(join(directory, 'generation_config.json'));
-  const more = tokenIds.safeParse(generation?.eos_token_id);
+  const generation = join(directory, 'generation_config.json');
+  const stop = (await readJsonObject(generation))?.eos_token_id;
+  const more = tokenIds.safeParse(stop);
+  if (!more.success) {
+    throw new Error(`readConfig: ${generation}: eos_token_id must be a whole number or a list of them, got ${JSON.stringify(stop)}`);
+  }
   return { ...config, eosIds: [...new Set([...config.eosIds, ...listed(more.data)])] };
 }

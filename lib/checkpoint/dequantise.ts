@@ -179,8 +179,9 @@ export const ggmlTypeName = (type: number): string => ggmlFormats.get(type)?.nam
 
 /** Decodes whole blocks. Errors: `out` has not one element per weight. */
 export function dequantise(format: GgmlFormat, from: Uint8Array, out: Float32Array): Float32Array {
-  if ((from.length / format.bytes) * format.elements !== out.length) {
-    throw new RangeError(`dequantise: ${from.length} bytes of ${format.name} hold ${(from.length / format.bytes) * format.elements} weights, got room for ${out.length}`);
+  const weights = (from.length / format.bytes) * format.elements;
+  if (weights !== out.length) {
+    throw new RangeError(`dequantise: output for ${from.length} bytes of ${format.name} must have ${weights} elements, got ${out.length}`);
   }
   format.decode(from, out);
   return out;

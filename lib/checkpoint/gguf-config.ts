@@ -4,6 +4,7 @@
  * Source: docs/gguf.md of the ggml repository; convert_hf_to_gguf.py of llama.cpp for rope_freqs.
  */
 import { ropeFrequencies } from '../rope-frequencies.ts';
+import type { RopeConfig } from '../rope-frequencies.ts';
 import { parseConfig } from './config-json.ts';
 import type { ModelConfig } from './config-json.ts';
 import { ggufArchitecture, ROPE_FACTORS } from './gguf-names.ts';
@@ -90,8 +91,8 @@ function scalingFromMetadata({ metadata }: GgufFile, architecture: string, refus
   if (type === 'linear') return { rope_type: 'linear', factor: shortest(factor) };
   if (type !== 'yarn') throw refuse(`${key}.type must be none, linear or yarn, got ${type}`);
   const original = ggufNumber(metadata, `${key}.original_context_length`);
-  const fixed = [`${key}.attn_factor`, `${key}.yarn_attn_factor`, `${key}.yarn_ext_factor`, `${key}.yarn_log_multiplier`, `${key}.yarn_beta_fast`, `${key}.yarn_beta_slow`];
-  const given = fixed.find((name) => metadata.has(name));
+  const tuned = ['attn_factor', 'yarn_attn_factor', 'yarn_ext_factor', 'yarn_log_multiplier', 'yarn_beta_fast', 'yarn_beta_slow'];
+  const given = tuned.map((name) => `${key}.${name}`).find((name) => metadata.has(name));
   if (given !== undefined) throw refuse(`${given} must be absent`);
   if (original === null) throw refuse(`${key}.original_context_length must be given`);
   return { rope_type: 'yarn', factor: shortest(factor), original_max_position_embeddings: original };
@@ -102,9 +103,16 @@ function llama3Scaling(ropeFactors: Float32Array, base: number, refuse: (rule: s
   const factor = shortest(Math.max(...ropeFactors));
   if (ropeFactors.every((divisor) => divisor === 1)) return null;
   const headDim = 2 * ropeFactors.length;
-  const { low_freq_factor: lowFreqFactor, high_freq_factor: highFreqFactor, original_max_position_embeddings: originalMaxPositions } = LLAMA3_ROPE;
   const plain = ropeFrequencies({ type: 'default', base }, headDim).frequencies;
-  const scaled = ropeFrequencies({ type: 'llama3', base, factor, lowFreqFactor, highFreqFactor, originalMaxPositions }, headDim).frequencies;
+  const llama3: RopeConfig = {
+    type: 'llama3',
+    base,
+    factor,
+    lowFreqFactor: LLAMA3_ROPE.low_freq_factor,
+    highFreqFactor: LLAMA3_ROPE.high_freq_factor,
+    originalMaxPositions: LLAMA3_ROPE.original_max_position_embeddings,
+  };
+  const scaled = ropeFrequencies(llama3, headDim).frequencies;
   // The divisors went through float32, and so did the frequencies they were made of.
   const other = ropeFactors.findIndex((divisor, k) => Math.abs((divisor * scaled[k]!) / plain[k]! - 1) > 1e-5);
   if (other >= 0) throw refuse(`${ROPE_FACTORS} must be Llama 3's scaling by ${factor}, got ${ropeFactors[other]} at pair ${other}`);

@@ -88,7 +88,11 @@ async function openFile(path: string): Promise<SafetensorsFile> {
       entries.push(parseEntry(path, name, value, dataStart));
       continue;
     }
-    for (const [key, text] of isRecord(value) ? Object.entries(value) : []) metadata[key] = String(text);
+    if (!isRecord(value)) throw refuse(`__metadata__ of ${path} must be an object`);
+    for (const [key, text] of Object.entries(value)) {
+      if (typeof text !== 'string') throw refuse(`__metadata__ ${key} of ${path} must be a string, got ${JSON.stringify(text)}`);
+      metadata[key] = text;
+    }
   }
   checkLayout(path, entries, dataStart, total);
   return { path, metadata, tensors: new Map(entries.map((entry) => [entry.name, entry])) };
@@ -147,7 +151,7 @@ async function openIndex(path: string): Promise<SafetensorsFile> {
     if (entry === undefined) throw refuse(`says that ${shard} holds tensor ${name}, which it does not`);
     tensors.set(name, entry);
   }
-  const metadata = Object.assign({}, ...[...shards.values()].map((file) => file.metadata)) as Record<string, string>;
+  const metadata = Object.fromEntries([...shards.values()].flatMap((file) => Object.entries(file.metadata)));
   return { path, metadata, tensors };
 }
 
