@@ -348,7 +348,7 @@ t.test('randomisedSvd: near the optimum, orthonormal, the same from the same see
     const excess = (await misfit(input, found)) / best - 1;
     t.ok(excess > -1e-6 && excess < 1e-3, `${name}: excess ${excess}`);
     t.same(await randomisedSvd(input, rank, { gemm, random: seededRandom(11) }), found);
-    t.notSame((await randomisedSvd(input, rank, { gemm, random: seededRandom(12) })).u, found.u);
+    t.not(distance((await randomisedSvd(input, rank, { gemm, random: seededRandom(12) })).u, found.u), 0, 'another seed');
   }
   const few = multiplyPlain(gaussian(61, 5), gaussian(5, 83));
   const found = await randomisedSvd(few, 17, { gemm, random });
