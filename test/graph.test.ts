@@ -102,6 +102,31 @@ t.test('protobuf: a subgraph survives the round trip', async (t) => {
   t.throws(() => fromModel(toModel(everyAttribute, { place: () => ({ location: '../up', offset: 0 }) }), { directory: 'dir' }), /must lie inside the model's directory, got \.\.\/up/);
 });
 
+t.test('protobuf: what the onnx package wrote is read or refused by name', async (t) => {
+  const read = (name: string): Subgraph => fromModel(readFileSync(new URL(`data/graph/${name}.onnx`, import.meta.url)), { directory: '.' });
+  const foreign = read('typed-fields');
+  t.same([foreign.inputs[0]?.shape, foreign.outputs[0]?.shape], [['batch', 'axis1_of_x', 3], ['batch', 'axis1_of_y', 3]]);
+  t.same(foreign.nodes, [node('Relu', ['x'], ['y'])]);
+  t.doesNotThrow(() => inferShapes(foreign));
+  t.strictSame(Object.fromEntries(foreign.constants), {
+    float32: tensor('float32', [3], Float32Array.of(0.5, -1.25, 3e-5)),
+    float64: tensor('float64', [2], Float64Array.of(0.1, -2)),
+    float16: tensor('float16', [2], Uint16Array.of(0x3800, 0xfbff)),
+    bfloat16: tensor('bfloat16', [2], Uint16Array.of(0x3f80, 0xc000)),
+    int8: tensor('int8', [2], Int8Array.of(-128, 127)),
+    uint8: tensor('uint8', [2], Uint8Array.of(0, 255)),
+    int32: tensor('int32', [], Int32Array.of(-7)),
+    uint32: tensor('uint32', [1], Uint32Array.of(4294967295)),
+    int64: tensor('int64', [2], BigInt64Array.of(2n ** 63n - 1n, -(2n ** 63n))),
+    bool: tensor('bool', [2], Uint8Array.of(1, 0)),
+  });
+  t.throws(() => read('old-opset'), { message: 'fromModel: the opset must be 18..24, got 13' });
+  t.throws(() => read('default-input'), { message: 'fromModel: inputs with a default value cannot be held, got x' });
+  t.throws(() => read('text'), { message: 'fromModel: tensor words must have a type the library holds, got STRING' });
+  t.throws(() => read('sequence'), { message: 'fromModel: port z must be a tensor, got sequenceType' });
+  t.throws(() => read('function'), { message: 'fromModel: local functions cannot be held, got Double' });
+});
+
 t.test('model files: weights stream beside the model, stored ones stay where they lie', async (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'graph-test-'));
   t.teardown(() => rmSync(directory, { recursive: true }));
