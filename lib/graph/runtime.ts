@@ -55,9 +55,8 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
     if (port.dtype === 'bfloat16') throw new Error(`openRuntime: ports of ${subgraph.name} cannot be bfloat16, got ${port.name}; cast inside`);
   }
   const placed = placeConstants(subgraph, options.temporaryDirectory ?? tmpdir());
-  let session: InferenceSession | null;
   try {
-    session = await InferenceSession.create(toModel(subgraph, { place: placed.place }), {
+    const session = await InferenceSession.create(toModel(subgraph, { place: placed.place }), {
       executionProviders: [provider], intraOpNumThreads: threads, interOpNumThreads: 1, graphOptimizationLevel: optimisation, logSeverityLevel: SILENT,
       externalData: placed.memory,
       extra: { session: {
@@ -65,27 +64,32 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
         ...(placed.root === null ? {} : { model_external_initializers_file_folder_path: placed.root }),
       } },
     });
+    return runtimeOf(session, subgraph.name, subgraph.inputs, subgraph.outputs);
   } catch (error) {
-    throw named('openRuntime', subgraph, error);
+    throw named('openRuntime', subgraph.name, error);
   } finally {
     placed.done();
   }
+}
 
-  const checkFeeds = portChecker('runSubgraph', 'input', subgraph.inputs);
-  const checkFetches = portChecker('runSubgraph', 'output', subgraph.outputs);
-  const outputs = new Map(subgraph.outputs.map((port) => [port.name, port]));
+/** Takes the ports and not the subgraph: a runtime that outlives it must not keep its constants in memory. */
+function runtimeOf(open: InferenceSession, subgraph: string, inputPorts: readonly Port[], outputPorts: readonly Port[]): Runtime {
+  let session: InferenceSession | null = open;
+  const checkFeeds = portChecker('runSubgraph', 'input', inputPorts);
+  const checkFetches = portChecker('runSubgraph', 'output', outputPorts);
+  const outputs = new Map(outputPorts.map((port) => [port.name, port]));
   const run: Runtime['run'] = async (feeds, fetches = [...outputs.keys()]) => {
-    if (session === null) throw new Error(`runSubgraph: ${subgraph.name} must be open, got a released one`);
+    if (session === null) throw new Error(`runSubgraph: ${subgraph} must be open, got a released one`);
     const bindings = checkFeeds(feeds);
     const given = isNames(fetches) ? {} : fetches;
     checkFetches(given, bindings);
     const wanted: Record<string, Tensor | null> = {};
     for (const name of isNames(fetches) ? fetches : Object.keys(fetches)) {
-      if (!outputs.has(name)) throw new Error(`runSubgraph: output of ${subgraph.name} must be one of ${[...outputs.keys()].join(', ')}, got ${name}`);
+      if (!outputs.has(name)) throw new Error(`runSubgraph: output of ${subgraph} must be one of ${[...outputs.keys()].join(', ')}, got ${name}`);
       const tensor = given[name];
       wanted[name] = tensor === undefined ? null : engineTensor(tensor);
     }
-    if (Object.keys(wanted).length === 0) throw new Error(`runSubgraph: at least one output of ${subgraph.name} must be fetched, got none`);
+    if (Object.keys(wanted).length === 0) throw new Error(`runSubgraph: at least one output of ${subgraph} must be fetched, got none`);
     try {
       const result = await session.run(Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, engineTensor(tensor)])), wanted, { logSeverityLevel: SILENT });
       return Object.fromEntries(Object.keys(wanted).map((name) => [name, given[name] ?? hostTensor(outputs.get(name)!, result[name]!)]));
@@ -94,21 +98,21 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
     }
   };
   return {
-    inputs: subgraph.inputs.map((port) => port.name),
+    inputs: inputPorts.map((port) => port.name),
     outputs: [...outputs.keys()],
     run,
     async release() {
-      const open = session;
+      const closing = session;
       session = null;
-      await open?.release();
+      await closing?.release();
     },
   };
 }
 
 const isNames = (fetches: readonly string[] | Readonly<Record<string, HostTensor>>): fetches is readonly string[] => Array.isArray(fetches);
 
-const named = (caller: string, subgraph: Subgraph, error: unknown): Error =>
-  new Error(`${caller}: ${subgraph.name}: ${(error instanceof Error ? error.message : String(error)).trim()}`, { cause: error });
+const named = (caller: string, subgraph: string, error: unknown): Error =>
+  new Error(`${caller}: ${subgraph}: ${(error instanceof Error ? error.message : String(error)).trim()}`, { cause: error });
 
 /** The same memory under the engine's name. */
 function engineTensor({ dtype, data, shape }: HostTensor): Tensor {
