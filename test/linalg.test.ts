@@ -6,6 +6,7 @@ import { tridiagonalEigh } from '../lib/linalg/divide-and-conquer.ts';
 import { eigh } from '../lib/linalg/eigh.ts';
 import { multiplyPlain, plainGemm } from '../lib/linalg/gemm.ts';
 import { hermitianEigh } from '../lib/linalg/hermitian-eigh.ts';
+import { fastWorkspace, plainWorkspace } from '../lib/linalg/householder-step.ts';
 import {
   at, frobeniusNorm, fromRows, identity, matrix, scaleColumns, sliceColumns, sliceRows, subtract, takeColumns, toFloat32, toFloat64, transpose,
   zeros, type FloatArray, type Matrix,
@@ -176,6 +177,27 @@ t.test('eigh: only the lower triangle counts; bad input is refused', async (t) =
   t.same(await eigh(junk, { gemm }), await eigh(a, { gemm }));
   await t.rejects(eigh(gaussian(3, 2), { gemm }), { message: 'eigh: matrix must be square, got 3 x 2' });
   await t.rejects(eigh(fromRows([[1, 0], [NaN, 1]]), { gemm }), { message: 'eigh: matrix must be finite, got NaN at row 1, column 0' });
+});
+
+t.test('householder step: vectors in WebAssembly agree with plain loops, even and odd', async (t) => {
+  for (const n of [2, 3, 61, 62]) {
+    for (const rows of [0, 1, n - 1]) {
+      const plain = plainWorkspace(n);
+      const fast = fastWorkspace(n);
+      if (fast === null) return t.comment('skipped: this host has no WebAssembly vectors');
+      for (const name of ['block', 'v', 'w', 'x'] as const) {
+        plain[name].set(normals(random, plain[name].length));
+        if (name === 'x') plain.x[rows] = 0;
+        fast[name].set(plain[name]);
+      }
+      plain.step(rows);
+      fast.step(rows);
+      const lower = (block: Float64Array) => build(rows, rows, (r, c) => (c <= r ? block[r * n + c]! : 0));
+      t.ok(distance(lower(fast.block), lower(plain.block)) < rounding(1), `block, ${rows} of ${n}`);
+      t.ok(largest(fast.y.subarray(0, rows).map((x, i) => x - plain.y[i]!)) < 4 * rounding(n), `product, ${rows} of ${n}`);
+    }
+  }
+  t.equal(fastWorkspace(40_000), null, 'beyond 4 GiB');
 });
 
 t.test('hermitianEigh: A V = V diag(values), V unitary', async (t) => {

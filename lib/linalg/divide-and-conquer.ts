@@ -51,7 +51,6 @@ async function join(top: TridiagonalEigen, bottom: TridiagonalEigen, rho: number
   const keptZ = Float64Array.from(kept, (i) => z[i]!);
   const solved = secularEigen(Float64Array.from(kept, (i) => d[i]!), keptZ, 2 * rho);
 
-  const k = kept.length;
   const sources = [...Array.from(solved.values, (value, j) => ({ value, row: j, solved: true })), ...deflated.map((i) => ({ value: d[i]!, row: i, solved: false }))];
   sources.sort((a, b) => a.value - b.value);
   const upper = await combine(solved.rows, kept, basis, n, 0, n1, (i) => support[i] !== 'bottom', gemm);
@@ -65,7 +64,6 @@ async function join(top: TridiagonalEigen, bottom: TridiagonalEigen, rho: number
     rows.set(upper.subarray(source.row * n1, source.row * n1 + n1), to * n);
     rows.set(lower.subarray(source.row * n2, source.row * n2 + n2), to * n + n1);
   });
-  if (k + deflated.length !== n) throw new Error(`tridiagonalEigh: ${k} + ${deflated.length} pairs must be ${n}`);
   return { values: Float64Array.from(sources, (source) => source.value), rows };
 }
 

@@ -21,7 +21,7 @@ export interface Eigen {
 export async function eigh(a: Matrix, { gemm }: { readonly gemm: Gemm }): Promise<Eigen> {
   const scale = powerOfTwoScale(largestOfLower('eigh', a));
   const n = a.rows;
-  const { reflectors, ...tridiagonal } = await tridiagonalise({ ...a, data: a.data.map((x) => x / scale) }, gemm);
+  const { reflectors, ...tridiagonal } = tridiagonalise(a, scale);
   const { values, rows } = await tridiagonalEigh(tridiagonal, gemm);
   const vectors = transpose({ rows: n, cols: n, data: rows });
   await applyReflectors(reflectors, vectors, gemm);

@@ -4,6 +4,8 @@ import type { HostTensor, Subgraph } from '../graph/subgraph.ts';
 import { multiplyPlain, productSize, type Gemm, type GemmOptions } from './gemm.ts';
 import type { FloatArray, Matrix } from './matrix.ts';
 
+export type OnnxGemmOptions = Pick<RuntimeOptions, 'threads' | 'spinning'>;
+
 /** A Gemm that holds onnxruntime sessions until released. */
 export interface OpenGemm extends Gemm {
   /** Frees the sessions; later large products open them anew. */
@@ -16,15 +18,17 @@ const plainBelow = 2e5;
 /**
  * Products by onnxruntime on `threads` threads (default as `openRuntime`), float32 and float64, transposes without copies;
  * those under 2e5 multiply-adds stay in plain loops. Sessions are opened by the first product that needs them.
+ * `spinning` is off by default: between products the factorisations compute themselves, and threads that spin meanwhile
+ * made a 384 x 576 SVD four times slower on a busy two-core machine.
  * Plain sums are float64; onnxruntime sums in the matrices' own type.
  */
-export function openGemm(options: Pick<RuntimeOptions, 'threads' | 'spinning'> = {}): OpenGemm {
+export function openGemm(options: OnnxGemmOptions = {}): OpenGemm {
   const sessions = new Map<string, Promise<Runtime>>();
   const sessionFor = (dtype: FloatName, { transposeA = false, transposeB = false }: GemmOptions): Promise<Runtime> => {
     const key = `${dtype} ${transposeA} ${transposeB}`;
     let session = sessions.get(key);
     if (session === undefined) {
-      session = openRuntime(productSubgraph(dtype, transposeA, transposeB), options);
+      session = openRuntime(productSubgraph(dtype, transposeA, transposeB), { spinning: false, ...options });
       sessions.set(key, session);
     }
     return session;
@@ -76,7 +80,7 @@ function hostTensor({ rows, cols, data }: Matrix<FloatArray>): Extract<HostTenso
 }
 
 /** Runs `work` with a gemm of its own and releases it. */
-export async function withGemm<T>(work: (gemm: Gemm) => Promise<T>, options: Pick<RuntimeOptions, 'threads' | 'spinning'> = {}): Promise<T> {
+export async function withGemm<T>(work: (gemm: Gemm) => Promise<T>, options: OnnxGemmOptions = {}): Promise<T> {
   const gemm = openGemm(options);
   try {
     return await work(gemm);

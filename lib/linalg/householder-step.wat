@@ -1,0 +1,71 @@
+;; The inner loop of tridiagonalise.ts: householder-step.ts holds these instructions as base64 and the same step in TypeScript.
+;; Rebuild: wat2wasm householder-step.wat --output=householder-step.wasm && base64 -w 0 householder-step.wasm  (wabt 1.0.39)
+;;
+;; For rows r and columns j <= r < $rows of a symmetric matrix A, two rows and two columns a time:
+;;   A[r,j] -= v[r] w[j] + w[r] v[j]     and     y = A x with the new A, y zero before.
+;; Addresses and lengths are in bytes. An odd number of rows is rounded up: one more row is changed, and read times x[rows].
+(module
+  (import "host" "memory" (memory 1))
+  (func (export "step")
+    (param $row i32) (param $stride i32) (param $rows i32) (param $v i32) (param $w i32) (param $x i32) (param $y i32)
+    (local $next i32) (local $r i32) (local $j i32) (local $at i32)
+    (local $v0 v128) (local $w0 v128) (local $x0 v128) (local $sum0 v128) (local $a0 v128)
+    (local $v1 v128) (local $w1 v128) (local $x1 v128) (local $sum1 v128) (local $a1 v128)
+    (local $vj v128) (local $wj v128) (local $xj v128)
+    (local $a f64) (local $b f64) (local $c f64)
+    (loop $pairs
+      (local.set $next (i32.add (local.get $row) (local.get $stride)))
+      (local.set $v0 (v128.load64_splat (i32.add (local.get $v) (local.get $r))))
+      (local.set $w0 (v128.load64_splat (i32.add (local.get $w) (local.get $r))))
+      (local.set $x0 (v128.load64_splat (i32.add (local.get $x) (local.get $r))))
+      (local.set $v1 (v128.load64_splat offset=8 (i32.add (local.get $v) (local.get $r))))
+      (local.set $w1 (v128.load64_splat offset=8 (i32.add (local.get $w) (local.get $r))))
+      (local.set $x1 (v128.load64_splat offset=8 (i32.add (local.get $x) (local.get $r))))
+      (local.set $sum0 (v128.const f64x2 0 0))
+      (local.set $sum1 (v128.const f64x2 0 0))
+      (local.set $j (i32.const 0))
+      (if (i32.lt_u (local.get $j) (local.get $r)) (then
+        (loop $columns
+          (local.set $vj (v128.load (i32.add (local.get $v) (local.get $j))))
+          (local.set $wj (v128.load (i32.add (local.get $w) (local.get $j))))
+          (local.set $xj (v128.load (i32.add (local.get $x) (local.get $j))))
+          (local.set $at (i32.add (local.get $row) (local.get $j)))
+          (local.set $a0 (f64x2.sub (v128.load (local.get $at))
+            (f64x2.add (f64x2.mul (local.get $v0) (local.get $wj)) (f64x2.mul (local.get $w0) (local.get $vj)))))
+          (v128.store (local.get $at) (local.get $a0))
+          (local.set $at (i32.add (local.get $next) (local.get $j)))
+          (local.set $a1 (f64x2.sub (v128.load (local.get $at))
+            (f64x2.add (f64x2.mul (local.get $v1) (local.get $wj)) (f64x2.mul (local.get $w1) (local.get $vj)))))
+          (v128.store (local.get $at) (local.get $a1))
+          (local.set $sum0 (f64x2.add (local.get $sum0) (f64x2.mul (local.get $a0) (local.get $xj))))
+          (local.set $sum1 (f64x2.add (local.get $sum1) (f64x2.mul (local.get $a1) (local.get $xj))))
+          (local.set $at (i32.add (local.get $y) (local.get $j)))
+          (v128.store (local.get $at) (f64x2.add (v128.load (local.get $at))
+            (f64x2.add (f64x2.mul (local.get $a0) (local.get $x0)) (f64x2.mul (local.get $a1) (local.get $x1)))))
+          (local.set $j (i32.add (local.get $j) (i32.const 16)))
+          (br_if $columns (i32.lt_u (local.get $j) (local.get $r))))))
+      ;; the corner: A[r,r] = a, A[r+1,r] = b, A[r+1,r+1] = c
+      (local.set $at (i32.add (local.get $row) (local.get $r)))
+      (local.set $a (f64.sub (f64.load (local.get $at))
+        (f64.mul (f64.const 2) (f64.mul (f64x2.extract_lane 0 (local.get $v0)) (f64x2.extract_lane 0 (local.get $w0))))))
+      (f64.store (local.get $at) (local.get $a))
+      (local.set $at (i32.add (local.get $next) (local.get $r)))
+      (local.set $b (f64.sub (f64.load (local.get $at)) (f64.add
+        (f64.mul (f64x2.extract_lane 0 (local.get $v1)) (f64x2.extract_lane 0 (local.get $w0)))
+        (f64.mul (f64x2.extract_lane 0 (local.get $w1)) (f64x2.extract_lane 0 (local.get $v0))))))
+      (f64.store (local.get $at) (local.get $b))
+      (local.set $c (f64.sub (f64.load offset=8 (local.get $at))
+        (f64.mul (f64.const 2) (f64.mul (f64x2.extract_lane 0 (local.get $v1)) (f64x2.extract_lane 0 (local.get $w1))))))
+      (f64.store offset=8 (local.get $at) (local.get $c))
+      (local.set $at (i32.add (local.get $y) (local.get $r)))
+      (f64.store (local.get $at) (f64.add (f64.load (local.get $at)) (f64.add
+        (f64.add (f64x2.extract_lane 0 (local.get $sum0)) (f64x2.extract_lane 1 (local.get $sum0)))
+        (f64.add (f64.mul (local.get $a) (f64x2.extract_lane 0 (local.get $x0)))
+                 (f64.mul (local.get $b) (f64x2.extract_lane 0 (local.get $x1)))))))
+      (f64.store offset=8 (local.get $at) (f64.add (f64.load offset=8 (local.get $at)) (f64.add
+        (f64.add (f64x2.extract_lane 0 (local.get $sum1)) (f64x2.extract_lane 1 (local.get $sum1)))
+        (f64.add (f64.mul (local.get $b) (f64x2.extract_lane 0 (local.get $x0)))
+                 (f64.mul (local.get $c) (f64x2.extract_lane 0 (local.get $x1)))))))
+      (local.set $row (i32.add (local.get $next) (local.get $stride)))
+      (local.set $r (i32.add (local.get $r) (i32.const 16)))
+      (br_if $pairs (i32.lt_u (local.get $r) (local.get $rows))))))
