@@ -163,7 +163,12 @@ export function recorder(name: string): Recorder {
     sigmoid: (a) => one('Sigmoid', [a], a.shape),
     sum: (a) => reduceLast('ReduceSum', a),
     mean: (a) => reduceLast('ReduceMean', a),
-    logSumExp: (a) => reduceLast('ReduceLogSumExp', a),
+    logSumExp(a) {
+      // Spelled out: ReduceLogSumExp adds 50,000 small terms to one float32 and loses 1e-4 nats of them.
+      const top = reduceLast('ReduceMax', a);
+      const sum = reduceLast('ReduceSum', g.exp(g.sub(a, top)));
+      return g.add(g.log(sum), top);
+    },
     softmax: (a) => one('Softmax', [a], a.shape, { axis: int(-1) }),
     rotate(a, cos, sin) {
       const [b, s, heads, width] = a.shape;
