@@ -131,7 +131,8 @@ export async function downloadBlob(url: string, blob: string, file: HubFile, opt
         );
       }
       options.onRetry(`${file.path}: ${messageOf(error)}, trying again`);
-      await wait(options.retryDelayMs * failures, undefined, options.signal === undefined ? {} : { signal: options.signal });
+      const stopWaiting = options.signal === undefined ? {} : { signal: options.signal };
+      await wait(options.retryDelayMs * failures, undefined, stopWaiting).catch(() => options.signal?.throwIfAborted());
     }
   }
   const found = await checksumOf(partial, file);

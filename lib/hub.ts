@@ -55,7 +55,7 @@ const besides = /^(config|generation_config|tokenizer|tokenizer_config|special_t
 const INDEX = 'model.safetensors.index.json';
 const SINGLE = 'model.safetensors';
 
-/** Whether a text can be the name of a model on the hub: `owner/name`. A path such as ./model or /model is not. */
+/** Whether a text can be the name of a model on the hub: `owner/name`, not ./model or /model. Look for a local path first. */
 export function isHubId(text: string): boolean {
   return text.length <= 96 && /^\w[\w.-]*\/\w[\w.-]*$/.test(text) && !/--|\.\.|\.(git|gguf|safetensors|json)$/.test(text);
 }

@@ -261,6 +261,18 @@ t.test('what cannot be downloaded says so', async (t) => {
   await t.rejects(downloadModel('acme/tiny', { ...options, signal: stopped.signal }), /enough/);
 });
 
+t.test('a stopped download keeps what has arrived', async (t) => {
+  const hub = await mockHub(single);
+  t.teardown(() => hub.close());
+  const cacheDir = t.testdir();
+  const stop = new AbortController();
+  hub.cuts = [40_009];
+  const onProgress = (p: HubProgress): void => (p.kind === 'notice' ? stop.abort(new Error('enough')) : undefined);
+  const { options } = setup(hub, cacheDir, { signal: stop.signal, retryDelayMs: 600_000, onProgress });
+  await t.rejects(downloadModel('acme/tiny', options), /enough/);
+  t.equal((await stat(join(cacheDir, 'models--acme--tiny', 'blobs', `${hex('sha256', weights)}.incomplete`))).size, 40_009);
+});
+
 t.test('progress: a line every five seconds where nobody watches, a bar on a terminal', async (t) => {
   let written = '';
   const stream = new Writable({

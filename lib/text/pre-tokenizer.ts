@@ -3,7 +3,7 @@
  *
  * @huggingface/tokenizers 0.2.0 reads some rules differently from the Rust library that trained the models: Digits and
  * ByteLevel use JavaScript's \d and \s (no ½, no U+0085, but U+FEFF), Punctuation joins what Rust isolates, Metaspace never
- * splits. Split with a regular expression is exact, so the others are spelled with it. Source: tokenizers 0.22,
+ * splits. Split with a regular expression is exact, so the others are spelled with it. Source: tokenizers 0.23,
  * src/pre_tokenizers/*.rs.
  */
 import type { JsonObject } from './json.ts';

@@ -1,7 +1,7 @@
 /**
  * Token ids back to text, exactly and bit by bit.
  * The `decoder` of tokenizer.json is read into one of two rules: byte-level (every token is bytes) and pieces (tokens are
- * text, with `<0x0A>` tokens for single bytes). No spaces are cleaned up. Source: tokenizers 0.22, src/decoders/*.rs.
+ * text, with `<0x0A>` tokens for single bytes). No spaces are cleaned up. Source: tokenizers 0.23, src/decoders/*.rs.
  */
 import type { JsonObject } from './json.ts';
 import { isJsonObject, listField, textField } from './json.ts';

@@ -180,5 +180,6 @@ def sentence_piece():
     }
 
 
-texts = {"texts": TEXTS, "bytes": byte_level(), "pieces": sentence_piece()}
-(HERE / "golden.json").write_text(json.dumps(texts, ensure_ascii=True))
+if __name__ == "__main__":
+    golden_texts = {"texts": TEXTS, "bytes": byte_level(), "pieces": sentence_piece()}
+    (HERE / "golden.json").write_text(json.dumps(golden_texts, ensure_ascii=True))
