@@ -88,10 +88,21 @@ function contract<V extends { readonly shape: readonly Dim[] }>(
   const swap = right !== '' && left.includes(needed.at(-1) ?? ' ');
   const [x, y, rows, cols] = swap ? [b, a, right, left] : [a, b, left, right];
   const merged = (axes: string): Dim => productOfDims(dims(axes));
+  const own = pick(x.axes, (axis) => rows.includes(axis));
+  const ordered = isLonger(merged(inner), merged(cols)) ? own : rows;
   const matrices = [...dims(batch)];
-  const lhs = words.reshape(arrange(words, x, batch + rows + inner), [...matrices, merged(rows), merged(inner)]);
+  const lhs = words.reshape(arrange(words, x, batch + ordered + inner), [...matrices, merged(rows), merged(inner)]);
   const rhs = words.reshape(arrange(words, y, batch + inner + cols), [...matrices, merged(inner), merged(cols)]);
   const product = words.matmul(lhs, rhs, [...matrices, merged(rows), merged(cols)]);
-  const axes = batch + rows + cols;
+  const axes = batch + ordered + cols;
   return { axes, value: words.reshape(product, dims(axes)) };
+}
+
+/**
+ * Whether the contracted length exceeds the free one, so that reordering rows is cheaper after the product than before
+ * it. A symbol counts as longer than any number: it stands for tokens, numbers stand for widths.
+ */
+function isLonger(inner: Dim, cols: Dim): boolean {
+  if (typeof inner === 'number' && typeof cols === 'number') return inner > cols;
+  return typeof inner !== 'number' && typeof cols === 'number';
 }
