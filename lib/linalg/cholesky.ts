@@ -34,8 +34,12 @@ export interface SolveSpdOptions {
  */
 export async function solveSpd(a: Matrix, b: Matrix, { gemm, ridge = 0 }: SolveSpdOptions): Promise<Matrix> {
   checkSquare('solveSpd', a);
-  if (b.rows !== a.rows) throw new RangeError(`solveSpd: right-hand side must have ${a.rows} rows like the matrix, got ${b.rows}`);
-  if (!(ridge >= 0 && Number.isFinite(ridge))) throw new RangeError(`solveSpd: ridge must be a finite number >= 0, got ${ridge}`);
+  if (b.rows !== a.rows) {
+    throw new RangeError(`solveSpd: right-hand side must have ${a.rows} rows like the matrix, got ${b.rows}`);
+  }
+  if (!(ridge >= 0 && Number.isFinite(ridge))) {
+    throw new RangeError(`solveSpd: ridge must be a finite number >= 0, got ${ridge}`);
+  }
   checkFinite('solveSpd', a);
   checkFinite('solveSpd', b);
   const n = a.rows;
@@ -43,7 +47,8 @@ export async function solveSpd(a: Matrix, b: Matrix, { gemm, ridge = 0 }: SolveS
   for (let i = 0; i < n; i++) damped.data[i * n + i]! += ridge;
   const factored = await factorSpd(damped, gemm);
   if (!factored.definite) {
-    throw new RangeError(`solveSpd: matrix + ridge I must be positive definite, got pivot ${factored.value} in row ${factored.pivot} with ridge ${ridge}`);
+    const { pivot, value } = factored;
+    throw new RangeError(`solveSpd: matrix + ridge I must be positive definite, got pivot ${value} in row ${pivot} with ridge ${ridge}`);
   }
   const { inverse } = factored;
   const apply = async (rhs: Matrix): Promise<Matrix> =>

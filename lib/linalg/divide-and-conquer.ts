@@ -31,7 +31,9 @@ export async function tridiagonalEigh(t: Tridiagonal, gemm: Gemm): Promise<Tridi
 type Support = 'top' | 'bottom' | 'both';
 
 /** Eigenpairs of diag(top, bottom) + rho u u^T with u = (last unit vector, sign * first unit vector). */
-async function join(top: TridiagonalEigen, bottom: TridiagonalEigen, rho: number, sign: number, gemm: Gemm): Promise<TridiagonalEigen> {
+async function join(
+  top: TridiagonalEigen, bottom: TridiagonalEigen, rho: number, sign: number, gemm: Gemm,
+): Promise<TridiagonalEigen> {
   const n1 = top.values.length;
   const n2 = bottom.values.length;
   const n = n1 + n2;
@@ -48,11 +50,12 @@ async function join(top: TridiagonalEigen, bottom: TridiagonalEigen, rho: number
 
   const support = Array.from({ length: n }, (_, i): Support => (i < n1 ? 'top' : 'bottom'));
   const { kept, deflated } = deflate(d, z, 2 * rho, basis, support);
-  const keptZ = Float64Array.from(kept, (i) => z[i]!);
-  const solved = secularEigen(Float64Array.from(kept, (i) => d[i]!), keptZ, 2 * rho);
+  const solved = secularEigen(Float64Array.from(kept, (i) => d[i]!), Float64Array.from(kept, (i) => z[i]!), 2 * rho);
 
-  const sources = [...Array.from(solved.values, (value, j) => ({ value, row: j, solved: true })), ...deflated.map((i) => ({ value: d[i]!, row: i, solved: false }))];
-  sources.sort((a, b) => a.value - b.value);
+  const sources = [
+    ...Array.from(solved.values, (value, j) => ({ value, row: j, solved: true })),
+    ...deflated.map((i) => ({ value: d[i]!, row: i, solved: false })),
+  ].sort((a, b) => a.value - b.value);
   const upper = await combine(solved.rows, kept, basis, n, 0, n1, (i) => support[i] !== 'bottom', gemm);
   const lower = await combine(solved.rows, kept, basis, n, n1, n, (i) => support[i] !== 'top', gemm);
   const rows = new Float64Array(n * n);
@@ -72,10 +75,12 @@ async function join(top: TridiagonalEigen, bottom: TridiagonalEigen, rho: number
  * every two nearly equal d after a rotation that moves all of z to the other. Changes d, z, basis and support;
  * the kept indices are ascending in d.
  */
-function deflate(d: Float64Array, z: Float64Array, rho: number, basis: Float64Array, support: Support[]): { kept: number[]; deflated: number[] } {
+function deflate(
+  d: Float64Array, z: Float64Array, rho: number, basis: Float64Array, support: Support[],
+): { kept: number[]; deflated: number[] } {
   const n = d.length;
-  const largest = d.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
-  const tolerance = 8 * Number.EPSILON * Math.max(largest, z.reduce((max, x) => Math.max(max, Math.abs(x)), 0) * rho);
+  const largest = (values: Float64Array): number => values.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
+  const tolerance = 8 * Number.EPSILON * Math.max(largest(d), rho * largest(z));
   const kept: number[] = [];
   const deflated: number[] = [];
   for (const i of Array.from(d.keys()).sort((a, b) => d[a]! - d[b]!)) {

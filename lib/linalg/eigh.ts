@@ -19,13 +19,29 @@ export interface Eigen {
  * LAPACK dsyevd's method; Golub and Van Loan, Matrix Computations, 4th edition, 8.3 and 8.4.
  */
 export async function eigh(a: Matrix, { gemm }: { readonly gemm: Gemm }): Promise<Eigen> {
-  const scale = powerOfTwoScale(largestOfLower('eigh', a));
+  const { values, vectorsOfLargest } = await solveSymmetric('eigh', a, gemm);
+  return { values, vectors: await vectorsOfLargest(a.rows) };
+}
+
+/**
+ * `eigh` in two steps, for callers that choose by the values how many vectors they want: `vectorsOfLargest(count)` gives
+ * those of the last `count` values, n x count.
+ */
+export async function solveSymmetric(
+  caller: string, a: Matrix, gemm: Gemm,
+): Promise<{ readonly values: Float64Array; readonly vectorsOfLargest: (count: number) => Promise<Matrix> }> {
+  const scale = powerOfTwoScale(largestOfLower(caller, a));
   const n = a.rows;
   const { reflectors, ...tridiagonal } = tridiagonalise(a, scale);
   const { values, rows } = await tridiagonalEigh(tridiagonal, gemm);
-  const vectors = transpose({ rows: n, cols: n, data: rows });
-  await applyReflectors(reflectors, vectors, gemm);
-  return { values: values.map((x) => x * scale), vectors };
+  return {
+    values: values.map((x) => x * scale),
+    async vectorsOfLargest(count) {
+      const vectors = transpose({ rows: count, cols: n, data: rows.subarray((n - count) * n) });
+      await applyReflectors(reflectors, vectors, gemm);
+      return vectors;
+    },
+  };
 }
 
 /** The largest magnitude in the lower triangle. Throws `caller: ...` when `a` is not square or the triangle not finite. */
@@ -52,7 +68,7 @@ const blockRows = 64; // reflectors joined into one product
  * are the reflectors' vectors, S is lower triangular.
  */
 async function applyReflectors({ vectors, tau }: Reflectors, x: Matrix, gemm: Gemm): Promise<void> {
-  const n = x.rows;
+  const { rows: n, cols } = x;
   for (let first = 1; first < n; first += blockRows) {
     const last = Math.min(n, first + blockRows);
     const k = last - first;
@@ -61,7 +77,7 @@ async function applyReflectors({ vectors, tau }: Reflectors, x: Matrix, gemm: Ge
     for (let q = 0; q < k; q++) b.data.set(vectors.data.subarray((first + q) * n, (first + q) * n + reach), q * reach);
     const dots = (await gemm.multiply(b, b, { transposeB: true })).data;
     const s: Matrix = { rows: k, cols: k, data: joinReflectors(dots, tau.subarray(first, last)) };
-    const rows: Matrix = { rows: reach, cols: n, data: x.data.subarray(0, reach * n) };
+    const rows: Matrix = { rows: reach, cols, data: x.data.subarray(0, reach * cols) };
     const inner = await gemm.multiply(s, await gemm.multiply(b, rows));
     const change = (await gemm.multiply(b, inner, { transposeA: true })).data;
     for (let i = 0; i < change.length; i++) rows.data[i]! -= change[i]!;

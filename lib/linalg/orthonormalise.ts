@@ -53,10 +53,14 @@ async function inverseFactor(gram: Matrix, epsilon: number, gemm: Gemm): Promise
   const scale = new Float64Array(n);
   for (let i = 0; i < n; i++) scale[i] = gram.data[i * n + i]! > 0 ? 1 / Math.sqrt(gram.data[i * n + i]!) : 0;
   const scaled: Matrix = { ...gram, data: new Float64Array(n * n) };
-  for (let r = 0; r < n; r++) for (let c = 0; c < n; c++) scaled.data[r * n + c] = gram.data[r * n + c]! * scale[r]! * scale[c]!;
+  for (let r = 0; r < n; r++) {
+    for (let c = 0; c < n; c++) scaled.data[r * n + c] = gram.data[r * n + c]! * scale[r]! * scale[c]!;
+  }
   let factored = await factorSpd(scaled, gemm);
   for (let shift = n * epsilon; !factored.definite; shift *= 10) {
-    if (!(shift < 1e3)) throw new RangeError(`choleskyQr: Gram matrix must be finite, got pivot ${factored.value} in row ${factored.pivot}`);
+    if (!(shift < 1e3)) {
+      throw new RangeError(`choleskyQr: Gram matrix must be finite, got pivot ${factored.value} in row ${factored.pivot}`);
+    }
     for (let i = 0; i < n; i++) scaled.data[i * n + i]! += shift;
     factored = await factorSpd(scaled, gemm);
   }
@@ -91,6 +95,8 @@ function redrawShort(q: Matrix, gram: Matrix, shortest: number, random: Random):
 function distanceFromIdentity(gram: Matrix): number {
   const n = gram.rows;
   let largest = 0;
-  for (let r = 0; r < n; r++) for (let c = 0; c < n; c++) largest = Math.max(largest, Math.abs(gram.data[r * n + c]! - (r === c ? 1 : 0)));
+  for (let r = 0; r < n; r++) {
+    for (let c = 0; c < n; c++) largest = Math.max(largest, Math.abs(gram.data[r * n + c]! - (r === c ? 1 : 0)));
+  }
   return largest;
 }

@@ -1,8 +1,10 @@
 /** Exact thin singular value decomposition in float64 through the Gram matrix of the smaller side. */
 import { seededRandom } from '../random.ts';
-import { eigh, powerOfTwoScale } from './eigh.ts';
+import { powerOfTwoScale, solveSymmetric } from './eigh.ts';
 import type { Gemm } from './gemm.ts';
-import { checkFinite, scaleColumns, sliceColumns, subtract, takeColumns, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
+import {
+  checkFinite, scaleColumns, sliceColumns, subtract, takeColumns, toFloat64, transpose, type FloatArray, type Matrix,
+} from './matrix.ts';
 import { orthonormalise } from './orthonormalise.ts';
 
 /** A = U diag(s) V^T with orthonormal columns. */
@@ -66,14 +68,14 @@ const believed = 1e-2; // relative to the largest singular value, whose Gram mat
 async function decompose(a: Matrix, rank: number, floor: number, gemm: Gemm): Promise<Svd> {
   const n = a.cols;
   const gram = await gemm.multiply(a, a, { transposeA: true });
-  const { values, vectors } = await eigh(gram, { gemm });
+  const { values, vectorsOfLargest } = await solveSymmetric('svd', gram, gemm);
   const largest = Math.sqrt(Math.max(0, values[n - 1]!));
   const zero = floor > 0 ? floor : a.rows * Number.EPSILON * largest;
   if (largest <= zero) return nullTriples(a.rows, n, rank);
   let head = 0;
   while (head < rank && Math.sqrt(Math.max(0, values[n - 1 - head]!)) > believed * largest) head++;
 
-  const v = reverseColumns(vectors, head === rank ? rank : n);
+  const v = reverseColumns(await vectorsOfLargest(head === rank ? rank : n));
   const av = await gemm.multiply(a, v);
   const { u, s } = normalise(sliceColumns(av, 0, head));
   if (head === rank) return { u, s, v };
@@ -101,12 +103,8 @@ function nullTriples(rows: number, cols: number, rank: number): Svd {
   };
 }
 
-/** The last `count` columns, last first. */
-function reverseColumns(a: Matrix, count: number): Matrix {
-  const data = new Float64Array(a.rows * count);
-  for (let r = 0; r < a.rows; r++) for (let c = 0; c < count; c++) data[r * count + c] = a.data[r * a.cols + a.cols - 1 - c]!;
-  return { rows: a.rows, cols: count, data };
-}
+/** The columns, last first. */
+const reverseColumns = (a: Matrix): Matrix => takeColumns(a, Array.from({ length: a.cols }, (_, c) => a.cols - 1 - c));
 
 /** Columns scaled to length 1, and their lengths. */
 function normalise(a: Matrix): { u: Matrix; s: Float64Array } {
