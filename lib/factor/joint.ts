@@ -25,6 +25,7 @@ export async function lowRank(m: Matrix, rank: number, { gemm, seed, singularVal
  */
 export const joint: FactorStrategy = {
   paper: 'Ji et al. 2025 (MHA2MLA), section 3.2',
+  needsStatistics: false,
   rankRange: (keyRows, valueRows, hidden) => [1, Math.min(keyRows + valueRows, hidden)],
   async factor({ keyNope, value, rank, ...options }) {
     const { down, up, spectrum } = await lowRank(stackRows(keyNope, value), rank, options);

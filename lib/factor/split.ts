@@ -16,6 +16,7 @@ function widen(up: Matrix, from: number, cols: number): Matrix {
  */
 export const split: FactorStrategy = {
   paper: 'Ji et al. 2025 (MHA2MLA), section 3.2',
+  needsStatistics: false,
   rankRange: (keyRows, valueRows, hidden) => (keyRows === 0 ? [1, Math.min(valueRows, hidden)] : [2, Math.min(2 * Math.min(keyRows, hidden) + 1, 2 * Math.min(valueRows, hidden))]),
   async factor({ keyNope, value, rank, ...options }) {
     const keyRank = keyNope.rows === 0 ? 0 : Math.floor(rank / 2);

@@ -1,5 +1,8 @@
 import type { Gemm } from '../linalg/gemm.ts';
 import type { Matrix } from '../linalg/matrix.ts';
+import type { LayerStatistics } from '../statistics/layer-statistics.ts';
+import type { AttentionLayer } from '../surgery/attention-layer.ts';
+import type { RopePlan } from '../surgery/rope-plan.ts';
 
 /** Which side of the product carries the singular values; the product is the same. */
 export const placements = {
@@ -13,6 +16,15 @@ export const placements = {
 export type SingularValuePlacement = keyof typeof placements;
 
 export interface FactorInput {
+  readonly attention: AttentionLayer;
+  readonly plan: RopePlan;
+  /** Null when none were given; never null where the strategy needs them. */
+  readonly statistics: LayerStatistics | null;
+  /** What the plan leaves of the queries, fold included: the same elements per head as keyNope. Not scaled. */
+  readonly queryNope: Matrix; // [h n, d]
+  /** The queries' bias in those rows; zeros where there is none. */
+  readonly queryNopeBias: Float64Array; // [h n]
+  /** What the plan leaves of the keys. */
   readonly keyNope: Matrix; // [g n, d], n may be 0
   readonly value: Matrix; // [g v, d]
   readonly rank: number;
@@ -28,11 +40,15 @@ export interface FactorMatrices {
   readonly valueUp: Matrix; // [g v, c]
   /** Singular values that were kept and, where they are known, dropped; descending. */
   readonly spectrum: Float64Array;
+  /** What the layer's output must be given back for values the latent leaves out: [hidden], added to o_proj's bias. */
+  readonly outputBias?: Float64Array;
 }
 
 /** A way to factorise keys and values. Adding one is a file and a row in index.ts. */
 export interface FactorStrategy {
   readonly paper: string;
+  /** Whether it must be given statistics of calibration text. */
+  readonly needsStatistics: boolean;
   /** Least and largest rank for a layer of the given row counts and hidden width. */
   readonly rankRange: (keyRows: number, valueRows: number, hidden: number) => readonly [least: number, most: number];
   readonly factor: (input: FactorInput) => Promise<FactorMatrices>;

@@ -1,13 +1,13 @@
 import { pairsPerHead, type AttentionLayer } from '../surgery/attention-layer.ts';
 import type { LayerStatistics } from '../statistics/layer-statistics.ts';
-import { keepPairs, type PlanStrategy } from './strategy.ts';
+import { anyPairs, keepPairs, required, type PlanStrategy } from './strategy.ts';
 
 /**
  * score[g, k] = sum over the query heads h of group g of mean ||q_h pair k|| x mean ||k_g pair k||: a bound on what the
  * pair can add to a score (Cauchy-Schwarz), as means over calibration tokens before RoPE. [kvHeads, pairs per head].
  * Source: Ji et al. 2025, appendix A; the product of means is what the MHA2MLA main branch computes.
  */
-export function twoNormScores(attention: Pick<AttentionLayer, 'heads' | 'kvHeads' | 'headDim'>, statistics: LayerStatistics): Float64Array {
+export function twoNormScores(attention: Pick<AttentionLayer, 'heads' | 'kvHeads' | 'headDim'>, statistics: Pick<LayerStatistics, 'queryPairNorms' | 'keyPairNorms'>): Float64Array {
   const { heads, kvHeads } = attention;
   const pairs = pairsPerHead(attention);
   const perGroup = heads / kvHeads;
@@ -23,12 +23,13 @@ export function twoNormScores(attention: Pick<AttentionLayer, 'heads' | 'kvHeads
 export const twoNorm: PlanStrategy = {
   paper: 'Ji et al. 2025 (MHA2MLA), section 3.1 and appendix A',
   needsStatistics: true,
-  plan(attention, { pairs, statistics }) {
-    if (statistics === null) throw new TypeError('2-norm: statistics of calibration text are needed, got none');
-    const scores = twoNormScores(attention, statistics);
+  counts: 'pairs',
+  countRange: anyPairs,
+  plan(attention, { count, statistics }) {
+    const scores = twoNormScores(attention, required('2-norm', statistics));
     const all = pairsPerHead(attention);
     const ranked = (kvHead: number): number[] => Array.from({ length: all }, (_, pair) => pair)
       .sort((a, b) => (scores[kvHead * all + b] ?? 0) - (scores[kvHead * all + a] ?? 0) || a - b);
-    return keepPairs(attention, (kvHead) => ranked(kvHead).slice(0, pairs), scores);
+    return keepPairs(attention, (kvHead) => ranked(kvHead).slice(0, count), scores);
   },
 };

@@ -3,7 +3,7 @@ import { record } from '../graph/record.ts';
 import type { Port, Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
 import type { AttentionLayer, Projection } from './attention-layer.ts';
-import { plannedRows, selectRows, toProjection } from './complex-rows.ts';
+import { plannedRows, queryElements, selectRows, toProjection } from './complex-rows.ts';
 import type { KvFactors } from './joint-kv-svd.ts';
 import { layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
 import type { RopePlan } from './rope-plan.ts';
@@ -61,16 +61,14 @@ export function buildMlaLayer(attention: AttentionLayer, plan: RopePlan, factors
     throw new RangeError(`buildMlaLayer: factors must rebuild ${plan.nopeElements[0]?.length} elements per head for layer ${layer}, got ${nopeWidth}`);
   }
   const rows = plannedRows(attention, plan);
-  const perGroup = heads / kvHeads;
-  const queryElements = Array.from({ length: heads }, (_, head) => (plan.nopeElements[Math.floor(head / perGroup)] ?? []).map((element) => head * headDim + element));
   const weights: MlaLayer['weights'] = {
     queryRope: plan.components.length === 0 ? null : toProjection(rows.queryRope),
     keyRope: plan.components.length === 0 ? null : toProjection(rows.keyRope),
-    queryNope: nopeWidth === 0 ? null : toProjection(selectRows(rows.queryNope, queryElements.flat())),
+    queryNope: nopeWidth === 0 ? null : toProjection(selectRows(rows.queryNope, queryElements(plan, attention))),
     keyUp: nopeWidth === 0 ? null : { weight: factors.keyUp, bias: null },
     down: { weight: factors.down, bias: null },
     valueUp: { weight: factors.valueUp, bias: null },
-    output: { weight: attention.output.weight, bias: outputBias(attention) },
+    output: { weight: attention.output.weight, bias: outputBias(attention, factors.outputBias) },
   };
   const frequencies = plan.components.map(({ frequency }) => frequency);
   const parts = { layer, hidden, heads, kvHeads, valueWidth: headDim, rank, frequencies, nopeWidth, scale, window, maxPositions, weights };
@@ -78,16 +76,16 @@ export function buildMlaLayer(attention: AttentionLayer, plan: RopePlan, factors
   return { ...parts, cacheElementsPerToken: 2 * frequencies.length + rank, get subgraph() { return subgraph(); } };
 }
 
-/** b_o + W_o b_v, the value bias repeated for the query heads of its group. */
-function outputBias({ output, value, heads, kvHeads, headDim, hidden }: AttentionLayer): Projection['bias'] {
-  if (value.bias === null) return output.bias;
+/** b_o + W_o b_v, the value bias repeated for the query heads of its group, and what the factors add. */
+function outputBias({ output, value, heads, kvHeads, headDim, hidden }: AttentionLayer, added: KvFactors['outputBias']): Projection['bias'] {
+  if (value.bias === null && added === null) return output.bias;
   const width = heads * headDim;
   const perGroup = heads / kvHeads;
   const data = Float32Array.from({ length: hidden }, (_, row) => {
-    let sum = output.bias?.data[row] ?? 0;
-    for (let column = 0; column < width; column++) {
+    let sum = (output.bias?.data[row] ?? 0) + (added?.data[row] ?? 0);
+    for (let column = 0; value.bias !== null && column < width; column++) {
       const group = Math.floor(column / headDim / perGroup);
-      sum += (output.weight.data[row * width + column] ?? NaN) * (value.bias?.data[group * headDim + (column % headDim)] ?? NaN);
+      sum += (output.weight.data[row * width + column] ?? NaN) * (value.bias.data[group * headDim + (column % headDim)] ?? NaN);
     }
     return sum;
   });

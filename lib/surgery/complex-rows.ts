@@ -106,6 +106,12 @@ export function remainingElements({ kvHeads, headDim }: Pick<AttentionLayer, 'kv
   });
 }
 
+/** Rows of W_q that a plan's remainder uses: each query head those of its KV head's elements. */
+export function queryElements({ nopeElements }: Pick<RopePlan, 'nopeElements'>, { heads, kvHeads, headDim }: Pick<AttentionLayer, 'heads' | 'kvHeads' | 'headDim'>): number[] {
+  const perGroup = heads / kvHeads;
+  return Array.from({ length: heads }, (_, head) => (nopeElements[Math.floor(head / perGroup)] ?? []).map((element) => head * headDim + element)).flat();
+}
+
 /** The given rows, in order. */
 export function selectRows(from: Rows, rows: readonly number[]): Rows {
   const { cols } = from;

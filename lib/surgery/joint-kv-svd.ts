@@ -1,15 +1,16 @@
 import type { HostTensor } from '../../kernels/emit.ts';
 import { linear } from '../../kernels/index.ts';
 import { factorStrategies, isFactorStrategyName, type FactorStrategyName } from '../factor/index.ts';
-import { placements, type FactorMatrices, type SingularValuePlacement } from '../factor/strategy.ts';
+import { placements, type FactorInput, type FactorMatrices, type FactorStrategy, type SingularValuePlacement } from '../factor/strategy.ts';
 import { record, type Value } from '../graph/record.ts';
 import type { Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
 import type { Gemm } from '../linalg/gemm.ts';
 import { frobeniusNorm, matrix, subtract, type Matrix } from '../linalg/matrix.ts';
 import { withGemm } from '../linalg/onnx-gemm.ts';
+import { checkStatistics, type LayerStatistics } from '../statistics/layer-statistics.ts';
 import type { AttentionLayer } from './attention-layer.ts';
-import { plannedRows, selectRows, type Rows } from './complex-rows.ts';
+import { plannedRows, queryElements, selectRows, type Rows } from './complex-rows.ts';
 import { layerInputs } from './layer-graph.ts';
 import type { RopePlan } from './rope-plan.ts';
 
@@ -22,6 +23,8 @@ export type JointKvSvdOptions = {
   readonly gemm?: Gemm;
   /** Seed of the randomised SVD, which is used above 2048 rows and columns. Default 0. */
   readonly seed?: number;
+  /** Of this layer; for the strategies that need them. */
+  readonly statistics?: LayerStatistics;
 } & (
   | { /** Width R of the layer's latent. */ readonly rank: number; readonly rankPerHead?: never }
   | { /** The paper's d_kv: R = rankPerHead x kvHeads. */ readonly rankPerHead: number; readonly rank?: never }
@@ -38,6 +41,8 @@ export interface KvFactors {
   readonly nopeWidth: number;
   readonly keyUp: HostTensor<'float32'>; // [g n, R]
   readonly valueUp: HostTensor<'float32'>; // [g v, R]
+  /** Added to o_proj's bias by buildMlaLayer; null where the strategy has none. */
+  readonly outputBias: HostTensor<'float32'> | null; // [d]
   /** Singular values kept, descending. */
   readonly spectrum: Float64Array;
   /** Share of the squared norm of [W_k,nope ; W_v] that the factors keep. */
@@ -58,34 +63,42 @@ export interface KvFactors {
  */
 export async function jointKvSvd(attention: AttentionLayer, plan: RopePlan, options: JointKvSvdOptions): Promise<KvFactors> {
   const { layer, kvHeads, headDim, hidden } = attention;
-  const { strategy = 'joint', singularValues = 'up', seed = 0 } = options;
+  const { strategy = 'joint', singularValues = 'up', seed = 0, statistics = null } = options;
   const rank = options.rank ?? options.rankPerHead * kvHeads;
   if (!isFactorStrategyName(strategy)) throw new RangeError(`jointKvSvd: strategy must be one of ${Object.keys(factorStrategies).join(', ')}, got ${String(strategy)}`);
   if (!Object.hasOwn(placements, singularValues)) throw new RangeError(`jointKvSvd: singularValues must be one of ${Object.keys(placements).join(', ')}, got ${String(singularValues)}`);
   if (plan.layer !== layer) throw new RangeError(`jointKvSvd: plan must be that of layer ${layer}, got layer ${plan.layer}`);
-  const { keyNope, nopeWidth } = remainingKeys(attention, plan);
+  const remainder = remainderOf(attention, plan);
+  const { keyNope, nopeWidth } = remainder;
   const value = asMatrix({ weight: Float64Array.from(attention.value.weight.data), rows: kvHeads * headDim, cols: hidden });
-  const row = factorStrategies[strategy];
+  const row: FactorStrategy = factorStrategies[strategy];
+  if (row.needsStatistics && statistics === null) throw new TypeError(`jointKvSvd: strategy ${strategy} needs statistics of calibration text for layer ${layer}, got none`);
+  if (statistics !== null) checkStatistics('jointKvSvd', attention, statistics);
   const [least, most] = row.rankRange(keyNope.rows, value.rows, hidden);
   if (!Number.isInteger(rank) || rank < least || rank > most) throw new RangeError(`jointKvSvd: rank must be ${least}..${most} for layer ${layer}, got ${rank}`);
-  const factor = (gemm: Gemm): Promise<MeasuredFactors> => measuredFactors(row.factor({ keyNope, value, rank, singularValues, gemm, seed }), keyNope, value, gemm);
+  const factor = (gemm: Gemm): Promise<MeasuredFactors> => measuredFactors(row.factor({ attention, plan, statistics, ...remainder, value, rank, singularValues, gemm, seed }), keyNope, value, gemm);
   const { factors, keyError, valueError, energyKept } = options.gemm === undefined ? await withGemm(factor) : await factor(options.gemm);
   const down = rounded(factors.down);
   const [keyUp, valueUp] = [rounded(factors.keyUp), rounded(factors.valueUp)];
   const subgraph = lazily(() => factorSubgraph(attention, { down, keyUp, valueUp, nopeWidth }));
   return {
     layer, strategy, singularValues, rank, nopeWidth, down, keyUp, valueUp,
+    outputBias: factors.outputBias === undefined ? null : { dtype: 'float32', shape: [hidden], data: Float32Array.from(factors.outputBias) },
     spectrum: factors.spectrum, energyKept, keyError, valueError,
     get subgraph() { return subgraph(); },
   };
 }
 
-/** Rows of W_k that a plan leaves without rotation, per KV head only those elements that are not zero. */
-function remainingKeys(attention: AttentionLayer, plan: RopePlan): { keyNope: Matrix; nopeWidth: number } {
-  const { headDim } = attention;
-  const { keyNope } = plannedRows(attention, plan);
-  const rows = plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element));
-  return { keyNope: asMatrix(selectRows(keyNope, rows)), nopeWidth: plan.nopeElements[0]?.length ?? 0 };
+/** What a plan leaves without rotation of W_k and, folded, of W_q: per head only those elements that are not zero. */
+function remainderOf(attention: AttentionLayer, plan: RopePlan): Pick<FactorInput, 'keyNope' | 'queryNope' | 'queryNopeBias'> & { nopeWidth: number } {
+  const { headDim, heads, kvHeads } = attention;
+  const rows = plannedRows(attention, plan);
+  const keys = selectRows(rows.keyNope, plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element)));
+  const queries = selectRows(rows.queryNope, queryElements(plan, { heads, kvHeads, headDim }));
+  return {
+    keyNope: asMatrix(keys), queryNope: asMatrix(queries), queryNopeBias: queries.bias ?? new Float64Array(queries.rows),
+    nopeWidth: plan.nopeElements[0]?.length ?? 0,
+  };
 }
 
 const asMatrix = ({ weight, rows, cols }: Pick<Rows, 'weight' | 'rows' | 'cols'>): Matrix => matrix(rows, cols, weight);

@@ -3,7 +3,8 @@ import { record } from '../graph/record.ts';
 import type { Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
 import { isPlanStrategyName, planStrategies, type PlanStrategyName } from '../plan/index.ts';
-import type { LayerStatistics } from '../statistics/layer-statistics.ts';
+import type { PlanStrategy } from '../plan/strategy.ts';
+import { checkStatistics, type LayerStatistics } from '../statistics/layer-statistics.ts';
 import { checkAttentionLayer, pairsPerHead, type AttentionLayer } from './attention-layer.ts';
 import { plannedRows, remainingElements, toProjection } from './complex-rows.ts';
 import { layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
@@ -12,27 +13,34 @@ import type { PlanChoice, RopePlan } from './rope-plan.ts';
 export interface RankRopeDimsOptions {
   /** A row of lib/plan/index.ts. Default 'uniform', which needs no data. */
   readonly strategy?: PlanStrategyName;
-  /** RoPE pairs (not dims) that keep rotating, per KV head: 1..headDim/2. */
-  readonly pairs: number;
+  /** RoPE pairs (not dims) that keep rotating, per KV head: for the strategies that choose pairs. */
+  readonly pairs?: number;
+  /** Rotating components n of the layer, shared by all heads: for the strategies that combine pairs. */
+  readonly components?: number;
   readonly statistics?: LayerStatistics;
 }
 
 /**
  * Chooses which part of a layer keeps rotating. Ranks the RoPE pairs by the strategy and returns the plan: rotating
  * components with their frequencies, the remainder, and a subgraph that computes both from hidden states.
- * Errors: unknown strategy (lists the valid ones), pairs out of range, statistics missing or of another layer.
+ * Errors: unknown strategy (lists the valid ones), its pairs or components missing or out of range, statistics missing or of another layer.
  * Source: Ji et al. 2025 (MHA2MLA), section 3.1.
  */
-export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', pairs, statistics }: RankRopeDimsOptions): RopePlan {
+export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', pairs, components, statistics }: RankRopeDimsOptions): RopePlan {
   checkAttentionLayer('rankRopeDims', attention);
   const { layer } = attention;
-  const all = pairsPerHead(attention);
   if (!isPlanStrategyName(strategy)) throw new RangeError(`rankRopeDims: strategy must be one of ${Object.keys(planStrategies).join(', ')}, got ${String(strategy)}`);
-  if (!Number.isInteger(pairs) || pairs < 1 || pairs > all) throw new RangeError(`rankRopeDims: pairs must be 1..${all} per KV head for layer ${layer}, got ${pairs}`);
-  const row = planStrategies[strategy];
+  const row: PlanStrategy = planStrategies[strategy];
+  const [count, other] = row.counts === 'pairs' ? [pairs, components] : [components, pairs];
+  const [least, most] = row.countRange(attention);
+  const unit = row.counts === 'pairs' ? 'per KV head ' : '';
+  if (other !== undefined) throw new RangeError(`rankRopeDims: strategy ${strategy} takes ${row.counts}, got ${row.counts === 'pairs' ? 'components' : 'pairs'} ${other}`);
+  if (count === undefined || !Number.isInteger(count) || count < least || count > most) {
+    throw new RangeError(`rankRopeDims: ${row.counts} must be ${least}..${most} ${unit}for layer ${layer}, got ${count ?? 'none'}`);
+  }
   if (row.needsStatistics && statistics === undefined) throw new TypeError(`rankRopeDims: strategy ${strategy} needs statistics of calibration text for layer ${layer}, got none`);
-  if (statistics !== undefined && statistics.layer !== layer) throw new RangeError(`rankRopeDims: statistics must be those of layer ${layer}, got layer ${statistics.layer}`);
-  return ropePlan(attention, strategy, row.plan(attention, { pairs, statistics: statistics ?? null }));
+  if (statistics !== undefined) checkStatistics('rankRopeDims', attention, statistics);
+  return ropePlan(attention, strategy, row.plan(attention, { count, statistics: statistics ?? null }));
 }
 
 /** A plan from a strategy's choice, or from components of your own. */
