@@ -1,0 +1,143 @@
+/** Whole models: the zoo's goldens in every way of running, conversions at full and part rank, and what conversion refuses. */
+import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import t from 'tap';
+import { convert } from '../lib/convert.ts';
+import { openModel, type Model } from '../lib/models/model.ts';
+import { openSession, type Session, type SessionOptions } from '../lib/session/session.ts';
+import { difference } from './support/readings.ts';
+import { llamaZoo, readGolden, withDirectory, zooPath } from './support/tiny.ts';
+
+const goldenTolerance = 2e-4; // float32 through three layers, as agreed for the zoo
+
+async function withSession<T>(model: Model, options: SessionOptions, work: (session: Session) => Promise<T>): Promise<T> {
+  const session = openSession(model, { threads: 1, ...options });
+  try {
+    return await work(session);
+  } finally {
+    await session.close();
+  }
+}
+
+const worst = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
+  let gap = a.length === b.length ? 0 : Infinity;
+  for (let i = 0; i < a.length; i++) gap = Math.max(gap, Math.abs((a[i] ?? NaN) - (b[i] ?? NaN)));
+  return gap;
+};
+
+const oneByOne = async (session: Session, ids: readonly number[]): Promise<Float32Array> => {
+  const cache = session.createCache(ids.length);
+  const rows: Float32Array[] = [];
+  for (const id of ids) rows.push(await session.step(cache, id));
+  return Float32Array.from(rows.flatMap((row) => [...row]));
+};
+
+const inPieces = async (session: Session, ids: readonly number[]): Promise<Float32Array> => {
+  const cache = session.createCache(ids.length);
+  const [first, second] = [await session.logits(cache, ids.slice(0, 10)), await session.logits(cache, ids.slice(10))];
+  return Float32Array.from([...first.data, ...second.data]);
+};
+
+for (const name of llamaZoo) {
+  t.test(`${name}: the logits of transformers, and a lossless conversion`, async (t) => {
+    const golden = await readGolden(name);
+    const model = await openModel(zooPath(name));
+    const size = golden.logits.length / golden.ids.length;
+    await withSession(model, {}, async (session) => {
+      for (const [i, ids] of golden.ids.entries()) {
+        const expected = golden.logits.subarray(i * size, (i + 1) * size);
+        t.ok(worst(expected, (await session.logits(session.createCache(), ids)).data) < goldenTolerance, `row ${i} in one prefill`);
+        t.ok(worst(expected, await inPieces(session, ids)) < goldenTolerance, `row ${i} in a split prefill`);
+        t.ok(worst(expected, await oneByOne(session, ids)) < goldenTolerance, `row ${i} token by token`);
+      }
+    });
+    await withDirectory(async (directory) => {
+      const { kvHeads, headDim, hidden } = model.config;
+      const ids = golden.ids[0] ?? [];
+      const lossless = join(directory, 'lossless');
+      await convert(model, lossless, { plan: 'uniform', factor: 'joint', budget: { pairs: headDim / 2, rank: Math.min(kvHeads * headDim, hidden) } });
+      const converted = await openModel(lossless);
+      await withSession(converted, {}, async (session) => {
+        t.ok(worst(golden.logits.subarray(0, size), (await session.logits(session.createCache(), ids)).data) < goldenTolerance, 'full rank and all pairs equal the source');
+      });
+      const small = join(directory, 'small');
+      const report = await convert(model, small, { plan: 'uniform', factor: 'joint', budget: { pairs: 2, rank: 9 } });
+      const lossy = await openModel(small);
+      const expanded = await withSession(lossy, {}, async (session) => {
+        const whole = (await session.logits(session.createCache(), ids)).data;
+        t.ok(worst(whole, await oneByOne(session, ids)) < goldenTolerance, 'cached, absorbed decode equals uncached, expanded prefill');
+        t.ok(worst(whole, await inPieces(session, ids)) < goldenTolerance, 'split prefill equals one prefill');
+        const cache = session.createCache(7);
+        t.equal(cache.bytesPerToken, 4 * report.cacheElementsPerToken.after, 'the buffers have the size the report claims');
+        t.equal(report.cacheElementsPerToken.after, model.config.layers * (2 * 2 * kvHeads + 9));
+        return whole;
+      });
+      await withSession(lossy, { forms: { prefill: 'absorbed', decode: 'expanded' } }, async (session) => {
+        t.ok(worst(expanded, (await session.logits(session.createCache(), ids)).data) < goldenTolerance, 'absorbed prefill equals expanded prefill');
+      });
+      t.ok(difference(golden.logits.subarray(0, size), expanded) > 1e-3, 'a lossy conversion is lossy');
+    });
+  });
+}
+
+t.test('a window shorter than the text is honoured', async (t) => {
+  const model = await openModel(zooPath('mistral-window'));
+  const wide = { ...model, config: { ...model.config, window: null } };
+  const [ids = []] = (await readGolden('mistral-window')).ids;
+  const logits = (of: Model): Promise<Float32Array> => withSession(of, {}, async (session) => (await session.logits(session.createCache(), ids)).data);
+  t.ok(worst(await logits(model), await logits(wide)) > 1e-2);
+});
+
+t.test('a session refuses what does not fit', async (t) => {
+  const model = await openModel(zooPath('llama-gqa-tied'));
+  await withSession(model, { contextLength: 5 }, async (session) => {
+    const cache = session.createCache();
+    await t.rejects(session.prefill(cache, [1, 2, 3, 4, 5, 6]), /prompt must fit the context of 5 tokens, got 0 cached and 6 new/);
+    await t.rejects(session.prefill(cache, [97]), /token ids must be 0..96, got 97/);
+    await t.rejects(session.prefill(cache, []), /at least one token/);
+    await session.prefill(cache, [1, 2, 3, 4, 5]);
+    await t.rejects(session.step(cache, 1), /context of 5 tokens is full/);
+    cache.truncate(2);
+    await t.resolves(session.step(cache, 1));
+  });
+  t.throws(() => openSession(model, { forms: { prefill: 'absorbed', decode: 'absorbed' } }), /form must be one of source .* got absorbed/);
+});
+
+t.test('conversion refuses and leaves nothing behind', async (t) => {
+  await withDirectory(async (directory) => {
+    const model = await openModel(zooPath('llama-gqa-tied'));
+    const plain = { plan: 'uniform', factor: 'joint' } as const;
+    const out = join(directory, 'out');
+    const refused = async (rule: RegExp, work: () => Promise<unknown>): Promise<void> => {
+      await t.rejects(work(), rule);
+      t.same((await readdir(directory)).filter((name) => name !== 'occupied' && name !== 'converted' && name !== 'broken'), [], `nothing written: ${rule}`);
+    };
+    await refused(/rank must be 1\.\.\d+ for layer 0, got 400/, () => convert(model, out, { ...plain, budget: { pairs: 2, rank: 400 } }));
+    await refused(/pairs must be 1\.\.8 per KV head, got 9/, () => convert(model, out, { ...plain, budget: { pairs: 9 } }));
+    await refused(/at least share/, () => convert(model, out, { ...plain, budget: { cacheShare: 0.01 } }));
+    await mkdir(join(directory, 'occupied'));
+    await writeFile(join(directory, 'occupied', 'file'), 'mine');
+    await refused(/must be empty or absent/, () => convert(model, join(directory, 'occupied'), plain));
+    t.equal(await readFile(join(directory, 'occupied', 'file'), 'utf8'), 'mine');
+    const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    await refused(/was not written: no space left/, () => convert(model, out, { ...plain, writeBytes: () => Promise.reject(full) }));
+    const controller = new AbortController();
+    await refused(/stopped by the test/, () => convert(model, out, { ...plain, signal: controller.signal, onProgress: () => controller.abort(new Error('stopped by the test')) }));
+    const converted = join(directory, 'converted');
+    await convert(model, converted, { ...plain, budget: { pairs: 2 } });
+    const again = await openModel(converted);
+    await refused(/converted already/, () => convert(again, out, plain));
+    const broken = join(directory, 'broken');
+    await mkdir(broken);
+    await writeFile(join(broken, 'config.json'), await readFile(join(zooPath('llama-gqa-tied'), 'config.json')));
+    const bytes = await readFile(join(zooPath('llama-gqa-tied'), 'model.safetensors'));
+    await writeFile(join(broken, 'model.safetensors'), bytes.subarray(0, bytes.length - 1000));
+    await refused(/model\.safetensors/, () => openModel(broken));
+    const nan = Buffer.from(bytes);
+    const header = Number(nan.readBigUInt64LE(0));
+    const spans: Record<string, { data_offsets?: [number, number] }> = JSON.parse(nan.subarray(8, 8 + header).toString());
+    nan.writeFloatLE(NaN, 8 + header + (spans['model.layers.1.self_attn.k_proj.weight']?.data_offsets?.[0] ?? 0));
+    await writeFile(join(broken, 'model.safetensors'), nan);
+    await refused(/finite.*model\.layers\.1\.self_attn\.k_proj\.weight/, async () => convert(await openModel(broken), out, plain));
+  });
+});
