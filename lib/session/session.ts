@@ -30,6 +30,8 @@ export interface Session {
   logits(cache: Cache, ids: readonly number[]): Promise<HostTensor<'float32'>>;
   /** Nats of each of ids[1..] given those before it: ids.length - 1 numbers. Needs no decode graph. */
   nll(ids: readonly number[]): Promise<Float64Array>;
+  /** Opens the graphs of prefill and decode, which otherwise happens at first use: timings after it show the work alone. */
+  open(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -124,8 +126,13 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
       await chunked(await runtime(forms.prefill, true, 'nll'), cache, ids.slice(0, -1), ids.slice(1), (outputs, start) => nats.set(floats(outputs.nll, 'nll'), start));
       return nats;
     },
+    async open() {
+      await runtime(forms.prefill, true, 'last');
+      await runtime(forms.decode, false, 'last');
+    },
     async close() {
-      for (const open of runtimes.values()) await (await open).release();
+      // A graph that failed to open has told its caller so already.
+      for (const open of runtimes.values()) await open.then((graph) => graph.release(), () => undefined);
       runtimes.clear();
     },
   };
