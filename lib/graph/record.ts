@@ -5,6 +5,7 @@
 import { at } from '../../kernels/at.ts';
 import type { Emit } from '../../kernels/emit.ts';
 import { addDims, productOfDims, sameDim, subDims, termsOfDim } from './dims.ts';
+import { toDType } from '../tensor.ts';
 import { mapValues } from '../map-values.ts';
 import { lowerEinsum } from './lower-einsum.ts';
 import type { Attribute, Constant, Dim, DType, HostTensor, Node, Port, Subgraph } from './subgraph.ts';
@@ -24,6 +25,7 @@ export interface Recorder extends Emit<Value> {
 }
 
 export const int = (value: number): Attribute => ({ kind: 'int', value });
+export const text = (value: string): Attribute => ({ kind: 'string', value });
 export const ints = (value: readonly number[]): Attribute => ({ kind: 'ints', value });
 
 /** So low that softmax gives 0, yet finite: -Infinity minus itself would be NaN in a row that is masked throughout. */
@@ -43,6 +45,7 @@ export function recorder(name: string): Recorder {
   const constants = new Map<string, Constant>();
   const recorded = new Map<string, Value[]>();
   const reshapedFrom = new Map<string, Value>();
+  const transposedFrom = new Map<string, { readonly source: Value; readonly order: readonly number[] }>();
   const symbolSource = new Map<string, { readonly port: Value; readonly axis: number }>();
 
   const append: Recorder['append'] = (op, from, to, attributes = {}, domain = '') => {
@@ -103,23 +106,46 @@ export function recorder(name: string): Recorder {
   const reshape = (a: Value, shape: readonly Dim[]): Value => {
     const source = reshapedFrom.get(a.name) ?? a;
     if (!sameDim(productOfDims(a.shape), productOfDims(shape))) throw new RangeError(`reshape: [${shape}] must have as many elements as [${a.shape}]`);
-    const same = (b: Value): boolean => b.shape.length === shape.length && shape.every((dim, i) => sameDim(dim, at(b.shape, i)));
-    if (same(a)) return a;
-    if (same(source)) return source;
+    if (sameShape(a.shape, shape)) return a;
+    if (sameShape(source.shape, shape)) return source;
     const reshaped = reshapeNode(source, shape);
     reshapedFrom.set(reshaped.name, source);
     return reshaped;
   };
   const transpose = (a: Value, order: readonly number[]): Value => {
     if (order.every((axis, i) => axis === i)) return a;
+    const from = transposedFrom.get(a.name);
+    if (from !== undefined) return transpose(from.source, order.map((axis) => at(from.order, axis)));
     const shape = order.map((axis) => at(a.shape, axis));
     // Moving axes of length 1 only, or keeping the order of the others, changes no byte.
     const moving = order.filter((axis) => a.shape[axis] !== 1);
     if (moving.every((axis, i) => i === 0 || axis > at(moving, i - 1))) return reshape(a, shape);
-    return one('Transpose', [a], shape, { perm: ints(order) });
+    const transposed = one('Transpose', [a], shape, { perm: ints(order) });
+    transposedFrom.set(transposed.name, { source: a, order });
+    return transposed;
   };
-  const broadcast = (op: string, a: Value, b: Value, dtype: DType = a.dtype): Value => one(op, [a, b], broadcastShape(op, a.shape, b.shape), {}, dtype);
-  const withNumber = (op: string, a: Value, value: number): Value => one(op, [a, number(value, a.dtype)], a.shape);
+  /**
+   * Operands before their last Reshape, where an operator that works element by element (or, with `rowwise`, along the
+   * last axis) gives the same numbers there: Reshapes then meet and cancel. Null where it does not.
+   */
+  const beforeReshape = (operands: readonly Value[], rowwise: boolean): readonly Value[] | null => {
+    const sources = operands.map((operand) => reshapedFrom.get(operand.name));
+    const found = sources.filter((source) => source !== undefined);
+    if (found.length < operands.length) return null;
+    const lead = (value: Value): string => (rowwise ? value.shape.slice(0, -1) : value.shape).join();
+    const sameLead = (values: readonly Value[]): boolean => values.every((value) => lead(value) === lead(at(values, 0)));
+    const sameRows = found.every((source, i) => source.shape.at(-1) === at(operands, i).shape.at(-1));
+    return sameLead(found) && sameLead(operands) && (!rowwise || sameRows) ? found : null;
+  };
+  /** An operator that works element by element on one or two operands of one shape. */
+  const elementwise = (operands: readonly Value[], apply: (operands: readonly Value[]) => Value): Value => {
+    const sources = beforeReshape(operands, false);
+    return sources === null ? apply(operands) : reshape(apply(sources), at(operands, 0).shape);
+  };
+  const unary = (op: string, a: Value): Value => elementwise([a], ([x = a]) => one(op, [x], x.shape));
+  const broadcast = (op: string, a: Value, b: Value, dtype: DType = a.dtype): Value =>
+    elementwise([a, b], ([x = a, y = b]) => one(op, [x, y], broadcastShape(op, x.shape, y.shape), {}, dtype));
+  const withNumber = (op: string, a: Value, value: number): Value => elementwise([a], ([x = a]) => one(op, [x, number(value, x.dtype)], x.shape));
   const reduceLast = (op: string, a: Value): Value => one(op, [a, integers([-1])], [...a.shape.slice(0, -1), 1], { keepdims: int(1) });
   const column = (a: Value): Value => reshape(a, [...a.shape, 1]);
 
@@ -157,10 +183,10 @@ export function recorder(name: string): Recorder {
     scale: (a, by) => (by === 1 ? a : withNumber('Mul', a, by)),
     shift: (a, by) => (by === 0 ? a : withNumber('Add', a, by)),
     square: (a) => withNumber('Pow', a, 2),
-    sqrt: (a) => one('Sqrt', [a], a.shape),
-    exp: (a) => one('Exp', [a], a.shape),
-    log: (a) => one('Log', [a], a.shape),
-    sigmoid: (a) => one('Sigmoid', [a], a.shape),
+    sqrt: (a) => unary('Sqrt', a),
+    exp: (a) => unary('Exp', a),
+    log: (a) => unary('Log', a),
+    sigmoid: (a) => unary('Sigmoid', a),
     sum: (a) => reduceLast('ReduceSum', a),
     mean: (a) => reduceLast('ReduceMean', a),
     logSumExp(a) {
@@ -169,7 +195,10 @@ export function recorder(name: string): Recorder {
       const sum = reduceLast('ReduceSum', g.exp(g.sub(a, top)));
       return g.add(g.log(sum), top);
     },
-    softmax: (a) => one('Softmax', [a], a.shape, { axis: int(-1) }),
+    softmax(a) {
+      const [source] = beforeReshape([a], true) ?? [];
+      return source === undefined ? one('Softmax', [a], a.shape, { axis: int(-1) }) : reshape(g.softmax(source), a.shape);
+    },
     rotate(a, cos, sin) {
       const [b, s, heads, width] = a.shape;
       if (b === undefined || s === undefined || typeof heads !== 'number' || typeof width !== 'number') {
@@ -185,16 +214,34 @@ export function recorder(name: string): Recorder {
     gather: (table, indices) => one('Gather', [table, indices], [...indices.shape, ...table.shape.slice(1)], { axis: int(0) }),
     pick: (a, indices) => one('GatherElements', [a, column(indices)], [...a.shape.slice(0, -1), 1], { axis: int(-1) }),
     concat(axis, parts) {
-      const shape = at(parts, 0).shape.map((dim, i) => (i === axis ? parts.map((part) => at(part.shape, axis)).reduce((x, y) => addDims(x, y)) : dim));
-      return parts.length === 1 ? at(parts, 0) : one('Concat', parts, shape, { axis: int(axis) });
+      const [first] = parts;
+      if (first === undefined) throw new RangeError('concat: needs at least one part, got none');
+      if (parts.length === 1) return first;
+      const shape = first.shape.map((dim, i) => (i === axis ? parts.map((part) => at(part.shape, axis)).reduce((x, y) => addDims(x, y)) : dim));
+      const sources = axis === first.shape.length - 1 ? beforeReshape(parts, true) : null;
+      return sources === null ? one('Concat', parts, shape, { axis: int(axis) }) : reshape(g.concat(at(sources, 0).shape.length - 1, sources), shape);
     },
     split(a, axis, sizes) {
       const rest = sizes.reduce((left, size) => subDims(left, size), at(a.shape, axis));
       if (rest !== 0) throw new RangeError(`split: lengths [${sizes}] must add up to ${a.shape[axis]} (axis ${axis} of [${a.shape}])`);
-      const pieces = sizes.map((size) => ({ dtype: a.dtype, shape: a.shape.map((dim, i) => (i === axis ? size : dim)) }));
-      return sizes.length === 1 ? [a] : append('Split', [a, lengths(sizes)], pieces, { axis: int(axis) });
+      if (sizes.length === 1) return [a];
+      const shapeOf = (of: Value, along: number, size: Dim): Dim[] => of.shape.map((dim, i) => (i === along ? size : dim));
+      const [source] = axis === a.shape.length - 1 ? beforeReshape([a], true) ?? [] : [];
+      if (source !== undefined) return g.split(source, source.shape.length - 1, sizes).map((piece, i) => reshape(piece, shapeOf(a, axis, at(sizes, i))));
+      return append('Split', [a, lengths(sizes)], sizes.map((size) => ({ dtype: a.dtype, shape: shapeOf(a, axis, size) })), { axis: int(axis) });
     },
     reshape,
+    expand: (a, shape) => (sameShape(a.shape, shape) ? a : one('Expand', [a, lengths(shape)], shape)),
+    fill: (like, shape, value) => one('ConstantOfShape', [lengths(shape)], shape, { value: { kind: 'tensor', value: filled(value, like.dtype) } }, like.dtype),
+    addRows(table, indices, updates) {
+      // Not ScatterND: onnxruntime 1.29 adds repeated rows from several threads without a lock, and loses some.
+      const [rows = 0, ...row] = table.shape;
+      const [count, width] = [productOfDims(indices.shape), productOfDims(row)];
+      const everywhere = one('Expand', [reshape(indices, [count, 1]), lengths([count, width])], [count, width]);
+      const flat = one('ScatterElements', [reshape(table, [rows, width]), everywhere, reshape(updates, [count, width])], [rows, width], { axis: int(0), reduction: text('add') });
+      return reshape(flat, table.shape);
+    },
+    addPicked: (a, indices, updates) => one('ScatterElements', [a, column(indices), updates], a.shape, { axis: int(-1), reduction: text('add') }),
     causalMask(queryPositions, keyPositions, window) {
       const query = column(queryPositions); // [s, 1]
       const key = reshape(keyPositions, [1, ...keyPositions.shape]); // [1, t]
@@ -205,6 +252,11 @@ export function recorder(name: string): Recorder {
   };
   return g;
 }
+
+/** What ConstantOfShape takes: one number as a tensor of one element. */
+const filled = (value: number, dtype: DType): HostTensor => toDType({ dtype: 'float64', shape: [1], data: Float64Array.of(value) }, dtype);
+
+const sameShape = (a: readonly Dim[], b: readonly Dim[]): boolean => a.length === b.length && a.every((dim, i) => sameDim(dim, at(b, i)));
 
 function broadcastShape(op: string, a: readonly Dim[], b: readonly Dim[]): Dim[] {
   const rank = Math.max(a.length, b.length);

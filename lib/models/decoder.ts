@@ -9,7 +9,7 @@ import { decoderLayer, embedding, logits, negativeLogLikelihood, rmsNorm, type L
 import { at } from '../../kernels/at.ts';
 import { subDims } from '../graph/dims.ts';
 import { recorder, type Recorder, type Value } from '../graph/record.ts';
-import type { Constant, Port, Subgraph } from '../graph/subgraph.ts';
+import type { Constant, Dim, Port, Subgraph } from '../graph/subgraph.ts';
 import { latentCacheLayout, pastPort, sourceCacheLayout, type CachePart } from './cache-layout.ts';
 import { latentAttention, sourceAttention, type DecoderContext } from './decoder-attention.ts';
 import { weightValues } from './decoder-weights.ts';
@@ -23,6 +23,8 @@ export interface DecoderOptions {
   /** Join cached and current rows (prefill) or keep them apart (decode); see kernels/segments.ts. */
   readonly join: boolean;
   readonly output: DecoderOutput;
+  /** Tokens per run: the symbol `s`, or a number. One token needs no mask and fewer nodes. Default 's'. */
+  readonly tokens?: number;
   /** Longest position plus one; sizes the tables of angles. */
   readonly positions: number;
 }
@@ -37,13 +39,13 @@ export const cacheLayoutOf = ({ config, mla }: Pick<Model, 'config' | 'mla'>): C
 /** Records the decoder. `constants` come from loadDecoderWeights. Errors: a form the model cannot take. */
 export function buildDecoder(model: Model, constants: ReadonlyMap<string, Constant>, options: DecoderOptions): Subgraph {
   const { config, family } = model;
-  const { form, join, output } = options;
+  const { form, join, output, tokens = 's' } = options;
   if (!formsOf(model).includes(form)) throw new RangeError(`buildDecoder: form must be one of ${formsOf(model)} for ${model.path}, got ${form}`);
   const g = recorder(`${config.modelType}-${form}-${join ? 'joined' : 'split'}-${output}`);
-  const ids = g.input({ name: 'ids', dtype: 'int64', shape: [1, 's'] });
-  const positions = g.input({ name: 'positions', dtype: 'int64', shape: ['s'] });
+  const ids = g.input({ name: 'ids', dtype: 'int64', shape: [1, tokens] });
+  const positions = g.input({ name: 'positions', dtype: 'int64', shape: [tokens] });
   const pastPositions = join || config.window !== null ? g.input({ name: 'past_positions', dtype: 'int64', shape: ['p'] }) : null;
-  const targets = output === 'nll' ? g.input({ name: 'targets', dtype: 'int64', shape: [1, 's'] }) : null;
+  const targets = output === 'nll' ? g.input({ name: 'targets', dtype: 'int64', shape: [1, tokens] }) : null;
   const weights = weightValues(g, constants);
   const context: DecoderContext = {
     g, model, weights, positions, positionCount: options.positions,
@@ -64,7 +66,7 @@ export function buildDecoder(model: Model, constants: ReadonlyMap<string, Consta
     hidden = result.hidden;
     Object.assign(rows, result.rows);
   }
-  const normed = rmsNorm(g, output === 'last' ? lastToken(g, hidden) : hidden, weights.weight(family.finalNorm), config.normEps);
+  const normed = rmsNorm(g, output === 'last' ? lastToken(g, hidden, tokens) : hidden, weights.weight(family.finalNorm), config.normEps);
   const scores = logits(g, normed, weights.weight(family.head(config)));
   return g.finish(targets === null ? { logits: scores, ...rows } : { nll: negativeLogLikelihood(g, scores, targets), ...rows });
 }
@@ -72,12 +74,13 @@ export function buildDecoder(model: Model, constants: ReadonlyMap<string, Consta
 const pastRows = (part: CachePart): Port => ({ name: pastPort(part), dtype: 'float32', shape: [1, 'p', ...part.row] });
 
 /** [1, s, d] -> [1, 1, d]. */
-const lastToken = (g: Recorder, hidden: Value): Value => at(g.split(hidden, 1, [subDims('s', 1), 1]), 1);
+const lastToken = (g: Recorder, hidden: Value, tokens: Dim): Value => (tokens === 1 ? hidden : at(g.split(hidden, 1, [subDims(tokens, 1), 1]), 1));
 
 function decoderMasks(g: Recorder, positions: Value, pastPositions: Value | null, join: boolean, window: number | null): Segmentation<Value> {
   if (join && pastPositions !== null) {
     return { join, masks: [g.causalMask(positions, g.concat(0, [pastPositions, positions]), window)] };
   }
-  // Without a window every cached row is visible, and no mask is spent on it.
-  return { join, masks: [pastPositions === null ? null : g.causalMask(positions, pastPositions, window), g.causalMask(positions, positions, window)] };
+  // Without a window every cached row is visible, and a token always sees itself: no mask is spent on either.
+  const current = at(positions.shape, 0) === 1 ? null : g.causalMask(positions, positions, window);
+  return { join, masks: [pastPositions === null ? null : g.causalMask(positions, pastPositions, window), current] };
 }
