@@ -69,6 +69,14 @@ export interface Emit<V> {
   split(a: V, axis: number, lengths: readonly Dim[]): V[];
   /** The same elements in the same order under another shape. */
   reshape(a: V, shape: readonly Dim[]): V;
+  /** `a` repeated along its axes of length 1, and along new leading axes, until it has `shape`. */
+  expand(a: V, shape: readonly Dim[]): V;
+  /** One number everywhere, of the element type of `like`. */
+  fill(like: V, shape: readonly Dim[], value: number): V;
+  /** `table` [n, ...row] with `updates` [...i, ...row] added at rows `indices` [...i]; what comes twice is added twice. */
+  addRows(table: V, indices: V, updates: V): V;
+  /** `a` [..., n] with `updates` [..., 1] added to one element of the last axis per row, the one `pick` would take. */
+  addPicked(a: V, indices: V, updates: V): V;
   /**
    * Additive attention mask [s, t]: 0 where key position <= query position (and > query position - window when a
    * window is given), else a number so low that softmax gives 0. Positions are int64 vectors [s] and [t].

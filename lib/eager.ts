@@ -180,6 +180,29 @@ export const eager: Emit<EagerTensor> = {
     if (product(to) !== a.data.length) throw new RangeError(`reshape: [${to}] must have ${a.data.length} elements as [${a.shape}] has`);
     return { shape: to, data: a.data };
   },
+  expand(a, shape) {
+    const to = numeric(shape);
+    return binary('expand', a, { shape: to, data: new Float64Array(product(to)) }, (x) => x);
+  },
+  fill: (_like, shape, value) => ({ shape: numeric(shape), data: new Float64Array(product(numeric(shape))).fill(value) }),
+  addRows(table, indices, updates) {
+    const [rows = 0, ...rest] = table.shape;
+    const width = product(rest);
+    const data = table.data.slice();
+    indices.data.forEach((index, i) => {
+      if (!(index >= 0 && index < rows)) throw new RangeError(`addRows: index must be 0..${rows - 1}, got ${index}`);
+      for (let j = 0; j < width; j++) data[index * width + j] = (data[index * width + j] ?? NaN) + (updates.data[i * width + j] ?? NaN);
+    });
+    return { shape: table.shape, data };
+  },
+  addPicked(a, indices, updates) {
+    let row = 0;
+    return perRow(a, last(a.shape), (values, out) => {
+      out.set(values);
+      const column = indices.data[row] ?? -1;
+      out[column] = (values[column] ?? NaN) + (updates.data[row++] ?? NaN);
+    });
+  },
   causalMask(queryPositions, keyPositions, window) {
     const shape = [queryPositions.data.length, keyPositions.data.length];
     const data = new Float64Array(product(shape));
