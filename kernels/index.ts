@@ -2,8 +2,10 @@
 export type * from './emit.ts';
 export * from './attention.ts';
 export * from './attention-layer.ts';
+export * from './attention-statistics.ts';
 export * from './decoder-layer.ts';
 export * from './embedding.ts';
+export * from './head-norm.ts';
 export * from './latent-attention.ts';
 export * from './linear.ts';
 export * from './logits.ts';

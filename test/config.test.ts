@@ -51,6 +51,8 @@ t.test('zoo models read as what they were made with', async (t) => {
     },
     mistral,
     'mistral-window': { ...mistral, window: 7 },
+    qwen2: { ...base, modelType: 'qwen2', architecture: 'Qwen2ForCausalLM', headDim: 8, rope: { type: 'default', base: 1e6 } },
+    qwen3: { ...base, modelType: 'qwen3', architecture: 'Qwen3ForCausalLM', rope: { type: 'default', base: 1e6 } },
   };
   for (const [name, wanted] of Object.entries(cases)) {
     const { raw, ...config } = await readConfig(zoo(name));
@@ -87,9 +89,9 @@ t.test('stop tokens of config.json and generation_config.json together', async (
 
 t.test('what is not supported is refused by name', async (t) => {
   const cases: readonly [object, RegExp][] = [
-    [{ model_type: 'qwen2' }, /here: model_type must be one of llama, mistral, got "qwen2"/],
-    [{ model_type: 'constructor' }, /must be one of llama, mistral, got "constructor"/],
-    [{ model_type: undefined }, /must be one of llama, mistral, got undefined/],
+    [{ model_type: 'gemma2' }, /here: model_type must be one of llama, mistral, qwen2, qwen3, got "gemma2"/],
+    [{ model_type: 'constructor' }, /must be one of llama, mistral, qwen2, qwen3, got "constructor"/],
+    [{ model_type: undefined }, /must be one of llama, mistral, qwen2, qwen3, got undefined/],
     [{ architectures: ['LlamaMLAForCausalLM'] }, /architectures of a llama model must be \[LlamaForCausalLM\], got \["LlamaMLAForCausalLM"\]/],
     [{ hidden_act: 'gelu' }, /hidden_act must be silu, got gelu/],
     [{ quantization_config: { quant_method: 'gptq' } }, /quantization_config must be absent/],
@@ -111,7 +113,12 @@ t.test('what is not supported is refused by name', async (t) => {
   await t.rejects(readConfig(t.testdir({ 'model.safetensors': '', 'config.json': '{' })), /config\.json must be a JSON object/);
   const generation = { 'model.safetensors': '', 'config.json': JSON.stringify(least), 'generation_config.json': '{"eos_token_id": "</s>"}' };
   await t.rejects(readConfig(t.testdir(generation)), /generation_config\.json: eos_token_id must be a whole number or a list of them, got "<\/s>"/);
-  await t.rejects(readConfig(zoo('qwen3')), /zoo.qwen3.config\.json: model_type must be one of llama, mistral, got "qwen3"/);
+  const falcon = t.testdir({ 'model.safetensors': '', 'config.json': '{"model_type": "falcon"}' });
+  await t.rejects(readConfig(falcon), /config\.json: model_type must be one of llama, mistral, qwen2, qwen3, got "falcon"/);
+  const qwen2 = { ...least, model_type: 'qwen2', architectures: ['Qwen2ForCausalLM'], num_key_value_heads: 7, use_sliding_window: true, sliding_window: 7, max_window_layers: 1 };
+  t.throws(() => parseConfig(qwen2, 'here'), /sliding_window must hold for all 3 layers or none, got 2 layers with it/);
+  t.equal(parseConfig({ ...qwen2, max_window_layers: 0 }, 'here').window, 7);
+  t.equal(parseConfig({ ...qwen2, use_sliding_window: false }, 'here').window, null);
 });
 
 interface RopeCase {
@@ -160,7 +167,7 @@ t.test('GGUF metadata: scaling by metadata, a window, and what is refused', asyn
   const yarn = { 'llama.rope.scaling.type': 'yarn', 'llama.rope.scaling.factor': 4, 'llama.rope.scaling.original_context_length': 1024 };
   t.match(configFromGguf(gguf(yarn)).rope, { type: 'yarn', factor: 4, originalMaxPositions: 1024, betaFast: 32 });
   t.match(configFromGguf(gguf({ 'llama.attention.sliding_window': 11 })), { modelType: 'mistral', window: 11 });
-  t.throws(() => configFromGguf(gguf({ 'general.architecture': 'gemma' })), /general\.architecture of m\.gguf must be one of llama, got gemma/);
+  t.throws(() => configFromGguf(gguf({ 'general.architecture': 'gemma' })), /general\.architecture of m\.gguf must be one of llama, qwen2, qwen3, got gemma/);
   t.throws(() => configFromGguf(gguf({ 'llama.expert_count': 8 })), /llama\.expert_count must be absent or 0, got 8/);
   t.throws(() => configFromGguf(gguf({ 'llama.rope.dimension_count': 2 })), /llama\.rope\.dimension_count must equal the head width 4, got 2/);
   t.throws(() => configFromGguf(gguf({ 'llama.rope.scaling.type': 'longrope' })), /must be none, linear or yarn, got longrope/);

@@ -137,8 +137,8 @@ t.test('bad files are refused with the file and the rule', async (t) => {
   await refused(moved, /tensor output\.weight must start at a multiple of 32 bytes, got 7/, 'alignment');
   await refused(replaced('blk.0.ffn_gate.weight', 'blk.0.ffn_down.weight'), /must hold tensor blk\.0\.ffn_down\.weight once/, 'twice');
   const architecture = good.indexOf('llama', good.indexOf('general.architecture'));
-  await refused(changed((bytes) => void bytes.write('falco', architecture)), /general\.architecture of .* must be one of llama, got falco/, 'architecture');
-  await t.rejects(readConfig(path), /must be one of llama, got falco/);
+  await refused(changed((bytes) => void bytes.write('falco', architecture)), /general\.architecture of .* must be one of llama, qwen2, qwen3, got falco/, 'architecture');
+  await t.rejects(readConfig(path), /must be one of llama, qwen2, qwen3, got falco/);
 
   const factors = (await openGguf(llama)).tensors.find((tensor) => tensor.name === 'rope_freqs.weight');
   await writeFile(path, changed((bytes) => void bytes.writeFloatLE(3, (factors?.offset ?? 0) + 4)));

@@ -24,7 +24,7 @@ export interface ModelConfig {
   readonly normEps: number;
   readonly maxPositions: number;
   readonly tieEmbeddings: boolean;
-  /** Whether q, k, v and o have biases. */
+  /** Whether the model asks for attention biases by attention_bias; which projections have them is its family's to say. */
   readonly attentionBias: boolean;
   readonly mlpBias: boolean;
   /** A query sees this many keys, itself included; null sees all. */
@@ -40,9 +40,11 @@ interface ModelType {
   readonly architecture: string;
   /** Values transformers' config class assumes for absent keys. */
   readonly defaults: Readonly<Record<string, unknown>>;
-  /** Whether the class reads attention_bias and mlp_bias, and sliding_window. */
-  readonly biases: boolean;
-  readonly window: boolean;
+  /** Whether the class reads attention_bias, and mlp_bias. */
+  readonly attentionBias: boolean;
+  readonly mlpBias: boolean;
+  /** Which keys say that a query sees a window only: none, sliding_window, or also use_sliding_window and max_window_layers. */
+  readonly window: 'never' | 'given' | 'switched';
 }
 
 /** By model_type. */
@@ -50,14 +52,30 @@ const modelTypes: Readonly<Record<string, ModelType>> = {
   llama: {
     architecture: 'LlamaForCausalLM',
     defaults: { max_position_embeddings: 2048 },
-    biases: true,
-    window: false,
+    attentionBias: true,
+    mlpBias: true,
+    window: 'never',
   },
   mistral: {
     architecture: 'MistralForCausalLM',
     defaults: { max_position_embeddings: 131072, num_key_value_heads: 8, sliding_window: 4096 },
-    biases: false,
-    window: true,
+    attentionBias: false,
+    mlpBias: false,
+    window: 'given',
+  },
+  qwen2: {
+    architecture: 'Qwen2ForCausalLM',
+    defaults: { max_position_embeddings: 32768, num_key_value_heads: 32, sliding_window: 4096 },
+    attentionBias: false,
+    mlpBias: false,
+    window: 'switched',
+  },
+  qwen3: {
+    architecture: 'Qwen3ForCausalLM',
+    defaults: { max_position_embeddings: 32768, num_key_value_heads: 32, head_dim: 128, sliding_window: 4096 },
+    attentionBias: true,
+    mlpBias: false,
+    window: 'switched',
   },
 };
 
@@ -99,6 +117,9 @@ const configSchema = z.object({
   attention_bias: z.boolean().default(false),
   mlp_bias: z.boolean().default(false),
   sliding_window: count.nullish(),
+  use_sliding_window: z.boolean().default(false),
+  max_window_layers: z.int().nonnegative().default(28),
+  layer_types: z.array(z.string()).nullish(),
   rope_theta: positive.nullish(),
   partial_rotary_factor: z.number().nullish(),
   rope_scaling: ropeSchema.nullish(),
@@ -151,14 +172,27 @@ export function parseConfig(raw: Readonly<Record<string, unknown>>, source: stri
     normEps: config.rms_norm_eps,
     maxPositions: config.max_position_embeddings,
     tieEmbeddings: config.tie_word_embeddings,
-    attentionBias: row.biases && config.attention_bias,
-    mlpBias: row.biases && config.mlp_bias,
-    window: row.window ? (config.sliding_window ?? null) : null,
+    attentionBias: row.attentionBias && config.attention_bias,
+    mlpBias: row.mlpBias && config.mlp_bias,
+    window: windowOf(row.window, config, refuse),
     rope: ropeConfig(config, refuse),
     bosIds: listed(config.bos_token_id),
     eosIds: listed(config.eos_token_id),
     raw,
   };
+}
+
+/** Keys a query sees, the same in every layer. Errors: layers that differ in it. */
+function windowOf(rule: ModelType['window'], config: z.infer<typeof configSchema>, refuse: (rule: string) => Error): number | null {
+  const window = config.sliding_window ?? null;
+  if (rule === 'never' || window === null) return null;
+  if (rule === 'given') return window;
+  if (!config.use_sliding_window) return null;
+  const layers = config.num_hidden_layers;
+  const slides = config.layer_types?.map((type) => type === 'sliding_attention')
+    ?? Array.from({ length: layers }, (_, layer) => layer >= config.max_window_layers);
+  if (new Set(slides).size > 1) throw refuse(`sliding_window must hold for all ${layers} layers or none, got ${slides.filter(Boolean).length} layers with it`);
+  return slides[0] === true ? window : null;
 }
 
 const jsonObject = z.record(z.string(), z.unknown());

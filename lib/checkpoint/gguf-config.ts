@@ -18,7 +18,7 @@ const unsupported = ['expert_count', 'attention.scale', 'logit_scale', 'residual
 const LLAMA3_ROPE = { low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 };
 
 /**
- * The configuration of a GGUF file of architecture llama. `ropeFactors` are the values of its rope_freqs.weight, null
+ * The configuration of a GGUF file of a known architecture. `ropeFactors` are the values of its rope_freqs.weight, null
  * when it has none; they divide the RoPE frequencies one by one.
  * Errors: an unknown architecture, missing or unsupported metadata, rope factors of no known scaling.
  */
@@ -48,10 +48,11 @@ export function configFromGguf(file: GgufFile, ropeFactors: Float32Array | null 
     if (width !== headDim) throw refuse(`${architecture}.${key} must equal the head width ${headDim}, got ${width}`);
   }
   const base = shortest(number('rope.freq_base') ?? 10000);
-  const window = number('attention.sliding_window');
+  const window = number('attention.sliding_window') || null;
+  if (window !== null && modelType !== 'llama') throw refuse(`${architecture}.attention.sliding_window must be absent or 0, got ${window}`);
   const raw = {
     // llama.cpp files Mistral under llama; a window is what tells them apart.
-    ...(window === null || window === 0
+    ...(window === null
       ? { architectures: [className], model_type: modelType }
       : { architectures: ['MistralForCausalLM'], model_type: 'mistral', sliding_window: window }),
     hidden_size: hidden,

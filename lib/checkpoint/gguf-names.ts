@@ -38,6 +38,13 @@ const architectures: Readonly<Record<string, GgufArchitecture>> = {
     block: llamaBlock,
     interleaved: { attn_q: 'attention.head_count', attn_k: 'attention.head_count_kv' },
   },
+  qwen2: { modelType: 'qwen2', className: 'Qwen2ForCausalLM', block: llamaBlock, interleaved: {} },
+  qwen3: {
+    modelType: 'qwen3',
+    className: 'Qwen3ForCausalLM',
+    block: { ...llamaBlock, attn_q_norm: 'self_attn.q_norm', attn_k_norm: 'self_attn.k_norm' },
+    interleaved: {},
+  },
 };
 
 const outside: Readonly<Record<string, string>> = {

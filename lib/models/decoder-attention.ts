@@ -1,6 +1,6 @@
 /** The attention of each decoder layer, bound to one recording: source attention, or latent attention in either form. */
 import {
-  mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaRows, type RopeAngles, type Segmentation,
+  headNorms, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaRows, type RopeAngles, type Segmentation,
 } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../graph/record.ts';
 import { pastPort, presentPort, type CachePart } from './cache-layout.ts';
@@ -14,8 +14,8 @@ export interface DecoderContext {
   readonly weights: WeightValues;
   /** int64 [s]. */
   readonly positions: Value;
-  /** Cached rows by port name. */
-  readonly past: ReadonlyMap<string, Value>;
+  /** Cached rows by port name; null where a whole text goes through at once. */
+  readonly past: ReadonlyMap<string, Value> | null;
   readonly segmentation: Segmentation<Value>;
   /** Length of the tables of angles. */
   readonly positionCount: number;
@@ -39,31 +39,43 @@ function angleSource({ g, positions, positionCount }: DecoderContext): (frequenc
   };
 }
 
-function pastOf({ past, model }: DecoderContext, part: Pick<CachePart, 'layer' | 'name'>): Value {
+function pastOf({ past, model }: { readonly past: ReadonlyMap<string, Value>; readonly model: Model }, part: Pick<CachePart, 'layer' | 'name'>): Value {
   const value = past.get(pastPort(part));
   if (value === undefined) throw new RangeError(`decoder: cached ${part.name} of layer ${part.layer} of ${model.path} must be an input`);
   return value;
 }
 
-export function sourceAttention(context: DecoderContext): LayerAttention {
-  const { g, model, weights, segmentation } = context;
+/** Everything a source layer's attention computes on its way. */
+export type SourceAttention = ReturnType<typeof sourceAttentionLayer<Value>>;
+
+/** Records the source attention of one layer: normed hidden state -> all of it. */
+export function sourceAttentionParts(context: DecoderContext): (layer: number, x: Value) => SourceAttention {
+  const { g, model, weights, segmentation, past } = context;
   const angles = angleSource(context);
   return (layer, x) => {
     const names = model.family.layer(layer);
-    const { output, rows } = sourceAttentionLayer(
+    return sourceAttentionLayer(
       g, x,
       { query: weights.linear(names.query), key: weights.linear(names.key), value: weights.linear(names.value), output: weights.linear(names.output) },
       angles(model.frequencies),
-      { key: pastOf(context, { layer, name: 'key' }), value: pastOf(context, { layer, name: 'value' }) },
+      past === null ? null : { key: pastOf({ past, model }, { layer, name: 'key' }), value: pastOf({ past, model }, { layer, name: 'value' }) },
       segmentation,
       { ...model.config, scale: model.scale },
+      headNorms(g, { query: names.queryNorm === null ? null : weights.weight(names.queryNorm), key: names.keyNorm === null ? null : weights.weight(names.keyNorm) }, model.config.normEps),
     );
+  };
+}
+
+export function sourceAttention(context: DecoderContext): LayerAttention {
+  const parts = sourceAttentionParts(context);
+  return (layer, x) => {
+    const { output, rows } = parts(layer, x);
     return { output, rows: { [presentPort({ layer, name: 'key' })]: rows.key, [presentPort({ layer, name: 'value' })]: rows.value } };
   };
 }
 
 export function latentAttention(context: DecoderContext, form: LatentForm): LayerAttention {
-  const { g, model, weights, segmentation } = context;
+  const { g, model, weights, segmentation, past } = context;
   const { heads, kvHeads, headDim } = model.config;
   const angles = angleSource(context);
   return (layer, x) => {
@@ -82,7 +94,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
         output: weights.linear(name('output')),
       },
       rotates ? angles(frequencies) : null,
-      { rope: rotates ? pastOf(context, { layer, name: 'rope' }) : null, latent: pastOf(context, { layer, name: 'latent' }) },
+      past === null ? null : { rope: rotates ? pastOf({ past, model }, { layer, name: 'rope' }) : null, latent: pastOf({ past, model }, { layer, name: 'latent' }) },
       segmentation,
       { heads, kvHeads, ropeWidth: 2 * frequencies.length, nopeWidth, valueWidth: headDim, scale: model.scale },
       form,

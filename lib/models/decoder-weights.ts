@@ -12,22 +12,29 @@ type Shape = readonly [name: string, shape: readonly number[]];
 const linearShapes = (name: string, out: number, input: number, bias: boolean): Shape[] =>
   bias ? [[`${name}.weight`, [out, input]], [`${name}.bias`, [out]]] : [[`${name}.weight`, [out, input]]];
 
-/** Tensor name -> shape of everything but attention. */
-function bodyShapes({ config, family }: Model): Shape[] {
-  const { hidden, ffn, vocab } = config;
+/** Tensor name -> shape of one layer without its attention. */
+function layerBodyShapes({ config, family }: Model, layer: number): Shape[] {
+  const { hidden, ffn } = config;
   const bias = family.mlpBias(config);
-  const layers = Array.from({ length: config.layers }, (_, i) => family.layer(i)).flatMap((names): Shape[] => [
+  const names = family.layer(layer);
+  return [
     [`${names.attentionNorm}.weight`, [hidden]],
     [`${names.mlpNorm}.weight`, [hidden]],
     ...linearShapes(names.gate, ffn, hidden, bias),
     ...linearShapes(names.up, ffn, hidden, bias),
     ...linearShapes(names.down, hidden, ffn, bias),
-  ]);
+  ];
+}
+
+/** Tensor name -> shape of everything but attention. */
+function bodyShapes(model: Model): Shape[] {
+  const { config, family } = model;
+  const { hidden, layers, vocab } = config;
   return [
     [`${family.embedding}.weight`, [vocab, hidden]],
     [`${family.finalNorm}.weight`, [hidden]],
     [`${family.head(config)}.weight`, [vocab, hidden]],
-    ...layers,
+    ...Array.from({ length: layers }, (_, layer) => layerBodyShapes(model, layer)).flat(),
   ];
 }
 
@@ -45,7 +52,8 @@ export function sourceAttentionShapes({ config, family }: Pick<Model, 'config' |
     [names.value, kvHeads * headDim, hidden, bias.qkv],
     [names.output, hidden, heads * headDim, bias.output],
   ];
-  return new Map(outputs.flatMap(([name, out, input, has]) => linearShapes(name, out, input, has)));
+  const norms = [names.queryNorm, names.keyNorm].flatMap((name): Shape[] => (name === null ? [] : [[`${name}.weight`, [headDim]]]));
+  return new Map([...outputs.flatMap(([name, out, input, has]) => linearShapes(name, out, input, has)), ...norms]);
 }
 
 /** Name of a converted layer's tensor without its ending. */
@@ -77,9 +85,18 @@ export async function loadDecoderWeights(model: Model): Promise<ReadonlyMap<stri
     const config = mla?.layers[layer];
     return config === undefined ? sourceAttentionShapes(model, layer) : mlaAttentionShapes(model, layer, config);
   });
+  return constantsOf(model, [...bodyShapes(model), ...attention.flatMap((shapes) => [...shapes])]);
+}
+
+/** The weights of one layer of a source model. */
+export async function loadLayerWeights(model: Model, layer: number): Promise<ReadonlyMap<string, Constant>> {
+  return constantsOf(model, [...layerBodyShapes(model, layer), ...sourceAttentionShapes(model, layer)]);
+}
+
+async function constantsOf({ checkpoint }: Model, shapes: readonly Shape[]): Promise<ReadonlyMap<string, Constant>> {
   const constants = new Map<string, Constant>();
-  for (const [name, shape] of [...bodyShapes(model), ...attention.flatMap((shapes) => [...shapes])]) {
-    if (!constants.has(name)) constants.set(name, await constantOf(model.checkpoint, name, shape));
+  for (const [name, shape] of shapes) {
+    if (!constants.has(name)) constants.set(name, await constantOf(checkpoint, name, shape));
   }
   return constants;
 }

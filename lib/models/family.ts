@@ -9,6 +9,9 @@ export interface LayerNames {
   readonly key: string;
   readonly value: string;
   readonly output: string;
+  /** RMSNorm on each query and key head before it rotates; null where there is none. */
+  readonly queryNorm: string | null;
+  readonly keyNorm: string | null;
   readonly gate: string;
   readonly up: string;
   readonly down: string;

@@ -14,6 +14,8 @@ export const llama: ModelFamily = {
       key: `${prefix}.self_attn.k_proj`,
       value: `${prefix}.self_attn.v_proj`,
       output: `${prefix}.self_attn.o_proj`,
+      queryNorm: null,
+      keyNorm: null,
       gate: `${prefix}.mlp.gate_proj`,
       up: `${prefix}.mlp.up_proj`,
       down: `${prefix}.mlp.down_proj`,
