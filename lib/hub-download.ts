@@ -85,8 +85,8 @@ async function fetchRest(url: string, partial: string, file: HubFile, options: D
   }
   const handle = await open(partial, position === 0 ? 'w' : 'r+');
   try {
-    for await (const chunk of response.body ?? []) {
-      const bytes: Uint8Array = chunk;
+    const body: AsyncIterable<Uint8Array> | null = response.body;
+    for await (const bytes of body ?? []) {
       if (position + bytes.length > file.bytes) throw new Refused(`${file.path} must have ${file.bytes} bytes, got more`);
       for (let written = 0; written < bytes.length; ) {
         const { bytesWritten } = await handle.write(bytes, written, bytes.length - written, position + written);

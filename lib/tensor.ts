@@ -49,9 +49,9 @@ export function elementCount(shape: readonly number[]): number {
 /** Bytes of all elements of a tensor. */
 export const byteLength = (tensor: HostTensor): number => tensor.data.byteLength;
 
-// {dtype, shape, data} with a dtype still unknown to the compiler: the three callers checked that data has its kind.
+// The dtype is still unknown to the compiler here: the three callers checked that data has its kind.
 const assemble = <D extends DType>(dtype: D, shape: readonly number[], data: DataOf[D]): HostTensor<D> =>
-  ({ dtype, shape: [...shape], data }) as unknown as HostTensor<D>;
+  ({ dtype, shape: [...shape], data });
 
 /**
  * A tensor over `data`, which is not copied.

@@ -40,9 +40,10 @@ function gemm(op: Op): Fact[] {
 function einsum(op: Op): Fact[] {
   const { equation } = op.node.attributes;
   if (equation?.kind !== 'string') return op.fail('equation must be a string', equation?.kind ?? 'none');
-  const [left = '', right] = equation.value.replaceAll(' ', '').split('->');
+  const text = equation.value;
+  const [left = '', right] = text.replaceAll(' ', '').split('->');
   const terms = left.split(',');
-  if (terms.length !== op.count) op.fail(`equation ${equation.value} must have a term per input`, `${op.count} inputs`);
+  if (terms.length !== op.count) op.fail(`equation ${text} must have a term per input`, `${op.count} inputs`);
   const length = new Map<string, Dim>();
   let ellipsis: Dim[] = [];
   terms.forEach((term, i) => {
@@ -56,12 +57,12 @@ function einsum(op: Op): Fact[] {
   });
   function meet(letter: string, dim: Dim): void {
     const known = length.get(letter) ?? 1;
-    if (known !== 1 && dim !== 1) mustEqual(op, `the lengths of ${letter} in ${equation!.value}`, known, dim);
+    if (known !== 1 && dim !== 1) mustEqual(op, `the lengths of ${letter} in ${text}`, known, dim);
     if (dim !== 1 || !length.has(letter)) length.set(letter, dim);
   }
   const letters = [...left.replaceAll(/[.,]/g, '')];
   const result = right ?? `${left.includes('...') ? '...' : ''}${letters.filter((l) => letters.indexOf(l) === letters.lastIndexOf(l)).sort().join('')}`;
-  const shape = result.split(/(\.\.\.)/).flatMap((part) => (part === '...' ? ellipsis : [...part].map((l) => length.get(l) ?? op.fail(`the result of ${equation.value} must use known letters`, l))));
+  const shape = result.split(/(\.\.\.)/).flatMap((part) => (part === '...' ? ellipsis : [...part].map((l) => length.get(l) ?? op.fail(`the result of ${text} must use known letters`, l))));
   return [{ dtype: sharedDType(op, present(op)), shape }];
 }
 
