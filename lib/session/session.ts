@@ -56,7 +56,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   const runtime = (form: DecoderForm, join: boolean, output: DecoderOutput): Promise<Runtime> => {
     const key = `${form} ${join} ${output}`;
     const open = runtimes.get(key) ?? loadDecoderWeights(model).then((constants) =>
-      openRuntime(buildDecoder(model, constants, { form, join, output, positions: contextLength }), options.threads === undefined ? {} : { threads: options.threads }));
+      openRuntime(buildDecoder(model, constants, { form, join, output, positions: contextLength, ...(join ? {} : { tokens: 1 }) }), options.threads === undefined ? {} : { threads: options.threads }));
     runtimes.set(key, open);
     return open;
   };
