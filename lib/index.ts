@@ -1,0 +1,90 @@
+/** The one public list. Everything else is an inside that may move; test/surface.test.ts pins these names. */
+
+// The four functions, on one layer with no model around it.
+export { readAttentionLayer } from './surgery/attention-layer.ts';
+export type { AttentionLayer, Projection } from './surgery/attention-layer.ts';
+export { rankRopeDims, ropePlan } from './surgery/rank-rope-dims.ts';
+export type { RankRopeDimsOptions } from './surgery/rank-rope-dims.ts';
+export type { PairTerm, PlanChoice, RopeComponent, RopePlan } from './surgery/rope-plan.ts';
+export { jointKvSvd } from './surgery/joint-kv-svd.ts';
+export type { JointKvSvdOptions, KvFactors } from './surgery/joint-kv-svd.ts';
+export { buildMlaLayer } from './surgery/build-mla-layer.ts';
+export type { MlaLayer } from './surgery/build-mla-layer.ts';
+export { absorbUpProjections } from './surgery/absorb-up-projections.ts';
+export type { AbsorbedLayer } from './surgery/absorb-up-projections.ts';
+
+// Strategies: rows of tables.
+export { planStrategies } from './plan/index.ts';
+export type { PlanStrategyName } from './plan/index.ts';
+export type { PlanStrategy } from './plan/strategy.ts';
+export { factorStrategies } from './factor/index.ts';
+export type { FactorStrategyName } from './factor/index.ts';
+export type { FactorInput, FactorMatrices, FactorStrategy, SingularValuePlacement } from './factor/strategy.ts';
+export type { LayerStatistics } from './statistics/layer-statistics.ts';
+
+// Whole models: convert, open, run, measure.
+export { openModel } from './models/model.ts';
+export type { Model } from './models/model.ts';
+export type { ModelConfig } from './checkpoint/config.ts';
+export type { MlaConfig, MlaLayerConfig } from './models/mla-config.ts';
+export type { DecoderForm } from './models/decoder.ts';
+export { convert } from './convert.ts';
+export type { ConversionReport, ConvertOptions, LayerReport } from './convert.ts';
+export { resolveBudget } from './budget.ts';
+export type { Budget, ResolvedBudget } from './budget.ts';
+export { openSession } from './session/session.ts';
+export type { Session, SessionOptions } from './session/session.ts';
+export type { Cache } from './session/cache.ts';
+export { finishGeneration, generate } from './session/generate.ts';
+export type { FinishReason, GeneratedToken, GenerateOptions, GenerationResult } from './session/generate.ts';
+export { sampleToken, samplingCandidates } from './session/sampler.ts';
+export type { Candidates, SamplingOptions } from './session/sampler.ts';
+export { perplexity } from './session/perplexity.ts';
+export type { PerplexityOptions, PerplexityResult } from './session/perplexity.ts';
+
+// Subgraphs: record, change, write, run.
+export { record } from './graph/record.ts';
+export type { Recorder, Value } from './graph/record.ts';
+export type { Attribute, Constant, Dim, Node, Port, StoredTensor, Subgraph } from './graph/subgraph.ts';
+export { compose, prune } from './graph/compose.ts';
+export type { PruneOptions } from './graph/compose.ts';
+export { renamePorts, replaceSymbols } from './graph/rename.ts';
+export { inferShapes } from './graph/infer.ts';
+export { printSubgraph } from './graph/print.ts';
+export { fromModel, toModel } from './graph/onnx.ts';
+export type { ModelOptions } from './graph/onnx.ts';
+export { readModel, writeModel } from './graph/model-file.ts';
+export type { WriteModelOptions } from './graph/model-file.ts';
+export { openRuntime } from './graph/runtime.ts';
+export type { Runtime, RuntimeOptions } from './graph/runtime.ts';
+export { benchmarkSubgraph, runSubgraph } from './graph/run.ts';
+export type { Benchmark, BenchmarkOptions, RunOptions } from './graph/run.ts';
+export { eager, toEager } from './eager.ts';
+export type { EagerTensor } from './eager.ts';
+
+// Host tensors.
+export { byteLength, fromNdarray, tensor, toDType, toFloat32, toFloat64, toNdarray, zeros } from './tensor.ts';
+export type { DataOf, DType, HostTensor, NdarrayOf } from './tensor.ts';
+export { normals, seededRandom } from './random.ts';
+export type { Random } from './random.ts';
+
+// Files.
+export { openCheckpoint } from './checkpoint/checkpoint.ts';
+export type { Checkpoint, TensorInfo } from './checkpoint/checkpoint.ts';
+export { readConfig } from './checkpoint/config.ts';
+export { openGguf } from './checkpoint/gguf.ts';
+export type { GgufEntry, GgufFile, GgufMetadata, GgufValue } from './checkpoint/gguf.ts';
+export { openSafetensors, readSafetensors } from './checkpoint/safetensors.ts';
+export type { SafetensorsEntry, SafetensorsFile } from './checkpoint/safetensors.ts';
+export { tensorSources, writeSafetensors, writeShardedSafetensors } from './checkpoint/write-safetensors.ts';
+export type { SafetensorsWriteOptions, ShardedWriteOptions, TensorSource } from './checkpoint/write-safetensors.ts';
+
+// Text and the hub.
+export { openTokenizer } from './text/tokenizer.ts';
+export type { DecodeOptions, Tokenizer, TokenStream } from './text/tokenizer.ts';
+export { renderChat } from './text/chat.ts';
+export type { ChatMessage, ChatOptions } from './text/chat.ts';
+export { downloadModel, isHubId } from './hub.ts';
+export type { DownloadModelOptions, HubProgress } from './hub.ts';
+export { startProgress } from './progress.ts';
+export type { Progress, ProgressOptions } from './progress.ts';
