@@ -1,12 +1,14 @@
 /** Whole attention layers, from the normed hidden state to the residual's increment, with the rows that a cache keeps. */
 import { at } from './at.ts';
-import { groupedQueryAttention } from './attention.ts';
+import { blockwiseAttention, groupedQueryAttention } from './attention.ts';
 import type { Dim, Emit } from './emit.ts';
 import { asTheyAre, type HeadMaps } from './head-norm.ts';
 import { absorbedAttention, expandedAttention, type UpProjections } from './latent-attention.ts';
 import { linear, linearHeads, type Linear } from './linear.ts';
-import { partialRopeKey, partialRopeQuery, type PartialRopeDims, type PartialRopeWeights } from './partial-rope.ts';
+import { partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWeights } from './partial-rope.ts';
+import { rmsNorm } from './rms-norm.ts';
 import { rope, type RopeAngles } from './rope.ts';
+import { keyScales, normedQueries, normedRopeKey, type SplitHeadNorm } from './split-head-norm.ts';
 import { maskOf, segmentRows, type Segmentation } from './segments.ts';
 
 export interface AttentionDims {
@@ -49,12 +51,27 @@ export function sourceAttentionLayer<V>(
   const segments = segmentRows(g, past?.key ?? null, rows.key, segmentation)
     .map((key, i) => ({ key, value: at(values, i), mask: maskOf(segmentation, i) }));
   const grouped = g.reshape(query, [b, s, kvHeads, heads / kvHeads, headDim]);
-  const attended = g.reshape(groupedQueryAttention(g, grouped, segments, dims.scale), [b, s, heads * headDim]);
+  const whole = past === null && segmentation.block !== undefined
+    ? blockwiseAttention(g, grouped, at(segments, 0), dims.scale, segmentation.block)
+    : groupedQueryAttention(g, grouped, segments, dims.scale);
+  const attended = g.reshape(whole, [b, s, heads * headDim]);
   return { output: linear(g, attended, w.output), attended, query, rows };
+}
+
+/** RMSNorm of a vector, with its own eps. */
+export interface Norm<V> {
+  readonly weight: V;
+  readonly eps: number;
 }
 
 export interface MlaWeights<V> extends PartialRopeWeights<V> {
   readonly down: Linear<V>; // [c, d]
+  /** On the latent before it is cached, as DeepSeek has it. */
+  readonly latentNorm?: Norm<V> | null; // [c]
+  /** Queries of low rank, as DeepSeek has them: queryRope and queryNope then take its width e, not d. */
+  readonly queryDown?: { readonly projection: Linear<V>; readonly norm: Norm<V> | null } | null; // [e, d], [e]
+  /** RMSNorm per head, as Qwen3 has it. */
+  readonly headNorm?: SplitHeadNorm<V> | null;
   readonly up: UpProjections<V>;
   readonly output: Linear<V>; // [d, h v]
 }
@@ -62,6 +79,8 @@ export interface MlaWeights<V> extends PartialRopeWeights<V> {
 export interface MlaRows<V> {
   readonly rope: V | null; // [b, t, m], rotated
   readonly latent: V; // [b, t, c]
+  /** Only with a norm per head. */
+  readonly keyScale?: V | null; // [b, t, g]
 }
 
 export interface MlaDims extends PartialRopeDims {
@@ -77,11 +96,22 @@ export type LatentForm = keyof typeof latentForms;
 export function mlaAttentionLayer<V>(
   g: Emit<V>, x: V, w: MlaWeights<V>, angles: RopeAngles<V> | null, past: MlaRows<V> | null, segmentation: Segmentation<V>, dims: MlaDims, form: LatentForm,
 ): { output: V; attended: V; rows: MlaRows<V> } {
-  const query = partialRopeQuery(g, x, w, angles, dims);
-  const rows = { rope: partialRopeKey(g, x, w, angles), latent: linear(g, x, w.down) };
-  const ropeKeys = rows.rope === null ? null : segmentRows(g, past?.rope ?? null, rows.rope, segmentation);
-  const segments = segmentRows(g, past?.latent ?? null, rows.latent, segmentation)
-    .map((latent, i) => ({ ropeKey: ropeKeys === null ? null : at(ropeKeys, i), latent, mask: maskOf(segmentation, i) }));
+  const { headNorm = null, latentNorm = null, queryDown = null } = w;
+  const normed = (value: V, norm: Norm<V> | null): V => (norm === null ? value : rmsNorm(g, value, norm.weight, norm.eps));
+  const queryInput = queryDown === null ? x : normed(linear(g, x, queryDown.projection), queryDown.norm);
+  const query = partialRopeQuery(g, queryInput, w, angles, dims, (parts) => (headNorm === null ? parts : normedQueries(g, parts, headNorm, dims)));
+  const latent = normed(linear(g, x, w.down), latentNorm);
+  const key = w.keyRope === null || angles === null ? null : linear(g, x, w.keyRope); // [b, s, m]
+  const nopeKey = headNorm === null || w.up.key === null ? null : g.einsum('bsc,gnc->bsgn', latent, w.up.key);
+  const scales = headNorm === null ? null : keyScales(g, { rope: key, nope: nopeKey }, headNorm, dims);
+  const normedKey = key === null || headNorm === null || scales === null ? key : normedRopeKey(g, key, scales, headNorm, dims);
+  const rows: MlaRows<V> = { rope: normedKey === null || angles === null ? null : rotatedKey(g, normedKey, angles), latent, keyScale: scales };
+  const optional = (old: V | null, current: V | null): V[] | null => (current === null ? null : segmentRows(g, old, current, segmentation));
+  const ropeKeys = optional(past?.rope ?? null, rows.rope);
+  const scaleRows = optional(past?.keyScale ?? null, scales);
+  const segments = segmentRows(g, past?.latent ?? null, latent, segmentation).map((rowsOfSegment, i) => ({
+    ropeKey: ropeKeys === null ? null : at(ropeKeys, i), latent: rowsOfSegment, keyScale: scaleRows === null ? null : at(scaleRows, i), mask: maskOf(segmentation, i),
+  }));
   const [b, s] = batchAndTokens(g, x);
   const attended = g.reshape(latentForms[form](g, query, segments, w.up, dims.scale), [b, s, dims.heads * dims.valueWidth]); // [b, s, h v]
   return { output: linear(g, attended, w.output), attended, rows };

@@ -13,4 +13,5 @@ export * from './partial-rope.ts';
 export * from './rms-norm.ts';
 export * from './rope.ts';
 export * from './segments.ts';
+export * from './split-head-norm.ts';
 export * from './swiglu.ts';

@@ -17,6 +17,8 @@ export interface LatentQuery<V> {
 export interface LatentSegment<V> {
   readonly ropeKey: V | null; // [b, t, m], rotated
   readonly latent: V; // [b, t, c]
+  /** What the keys rebuilt from the latent are multiplied by; absent where nothing is (no norm per head). */
+  readonly keyScale?: V | null; // [b, t, g]
   readonly mask: V | null; // [s, t]
 }
 
@@ -28,6 +30,13 @@ export interface UpProjections<V> {
 /** Scores of the rotating part against one segment: [b, g, r, s, t]; none where nothing rotates. */
 function ropeScores<V>(g: Emit<V>, query: V | null, segment: LatentSegment<V>): V[] {
   return query === null || segment.ropeKey === null ? [] : [g.einsum('bsgrm,btm->bgrst', query, segment.ropeKey)];
+}
+
+/** Scores [b, g, r, s, t] of rebuilt keys times the keys' own factors. */
+function withKeyScale<V>(g: Emit<V>, scores: V, { keyScale = null }: LatentSegment<V>): V {
+  if (keyScale === null) return scores;
+  const [b, t, groups] = g.shape(keyScale);
+  return g.mul(scores, g.reshape(g.einsum('btg->bgt', keyScale), [b ?? 1, groups ?? 1, 1, 1, t ?? 1]));
 }
 
 const scaled = <V>(g: Emit<V>, query: V | null, scale: number): V | null => (query === null ? null : g.scale(query, scale));
@@ -45,7 +54,7 @@ export function expandedAttention<V>(
     const terms = ropeScores(g, rope, segment);
     if (nope === null || up.key === null) return sumOver(g, terms);
     const key = g.einsum('btc,gnc->btgn', segment.latent, up.key);
-    return sumOver(g, [g.einsum('bsgrn,btgn->bgrst', nope, key), ...terms]);
+    return sumOver(g, [withKeyScale(g, g.einsum('bsgrn,btgn->bgrst', nope, key), segment), ...terms]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
   return sumOver(g, weights.map((weight, i) => {
@@ -67,7 +76,7 @@ export function absorbedAttention<V>(
   const latentQuery = nope === null || up.key === null ? null : g.einsum('bsgrn,gnc->bsgrc', nope, up.key);
   const scores = segments.map((segment) => {
     const terms = ropeScores(g, rope, segment);
-    return sumOver(g, latentQuery === null ? terms : [g.einsum('bsgrc,btc->bgrst', latentQuery, segment.latent), ...terms]);
+    return sumOver(g, latentQuery === null ? terms : [withKeyScale(g, g.einsum('bsgrc,btc->bgrst', latentQuery, segment.latent), segment), ...terms]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
   const attended = sumOver(g, weights.map((weight, i) => g.einsum('bgrst,btc->bsgrc', weight, at(segments, i).latent)));

@@ -21,23 +21,39 @@ export interface PartialRopeDims {
   readonly nopeWidth: number;
 }
 
-/** x: [b, s, d] -> queries per head, rotated and not: [b, s, g, r, m] and [b, s, g, r, n]. */
+/** The two parts of queries or keys; which axes they have is said where they are used. */
+export interface SplitHeads<V> {
+  readonly rope: V | null;
+  readonly nope: V | null;
+}
+
+/**
+ * x: [b, s, d] -> queries per head, rotated and not: [b, s, g, r, m] and [b, s, g, r, n].
+ * `before` is what happens to rope [b, s, h, m] and nope [b, s, g, r, n] before the rotation; default nothing.
+ */
 export function partialRopeQuery<V>(
   g: Emit<V>, x: V, w: PartialRopeWeights<V>, angles: RopeAngles<V> | null, dims: PartialRopeDims,
-): { rope: V | null; nope: V | null } {
+  before: (parts: SplitHeads<V>) => SplitHeads<V> = (parts) => parts,
+): SplitHeads<V> {
   const { heads, kvHeads, ropeWidth, nopeWidth } = dims;
   const groups = [kvHeads, heads / kvHeads];
-  const nope = w.queryNope === null ? null : linearHeads(g, x, w.queryNope, groups, nopeWidth);
-  if (w.queryRope === null || angles === null) return { rope: null, nope };
-  const rotated = rope(g, linearHeads(g, x, w.queryRope, [heads], ropeWidth), angles); // [b, s, h, m]
+  const parts = before({
+    nope: w.queryNope === null ? null : linearHeads(g, x, w.queryNope, groups, nopeWidth),
+    rope: w.queryRope === null ? null : linearHeads(g, x, w.queryRope, [heads], ropeWidth),
+  });
+  if (parts.rope === null || angles === null) return { rope: null, nope: parts.nope };
+  const rotated = rope(g, parts.rope, angles); // [b, s, h, m]
   const [b, s] = [at(g.shape(x), 0), at(g.shape(x), 1)];
-  return { rope: g.reshape(rotated, [b, s, ...groups, ropeWidth]), nope };
+  return { rope: g.reshape(rotated, [b, s, ...groups, ropeWidth]), nope: parts.nope };
 }
 
 /** x: [b, s, d] -> the rotated rope key shared by all heads: [b, s, m], or null where nothing rotates. */
 export function partialRopeKey<V>(g: Emit<V>, x: V, w: PartialRopeWeights<V>, angles: RopeAngles<V> | null): V | null {
-  if (w.keyRope === null || angles === null) return null;
-  const flat = linear(g, x, w.keyRope); // [b, s, m]
-  const [b, s, m] = [at(g.shape(flat), 0), at(g.shape(flat), 1), at(g.shape(flat), 2)];
-  return g.reshape(rope(g, g.reshape(flat, [b, s, 1, m]), angles), [b, s, m]);
+  return w.keyRope === null || angles === null ? null : rotatedKey(g, linear(g, x, w.keyRope), angles);
+}
+
+/** The rope key before -> after RoPE: [b, s, m]. */
+export function rotatedKey<V>(g: Emit<V>, key: V, angles: RopeAngles<V>): V {
+  const [b, s, m] = [at(g.shape(key), 0), at(g.shape(key), 1), at(g.shape(key), 2)];
+  return g.reshape(rope(g, g.reshape(key, [b, s, 1, m]), angles), [b, s, m]);
 }
