@@ -105,9 +105,7 @@ async function verify(
 /** One prefill is one run of the graph: the chunk is the whole sequence. */
 async function withSession<T>(model: Model, length: number, options: VerifyOptions, use: (session: Session) => Promise<T>, forms?: SessionOptions['forms']): Promise<T> {
   const { threads, signal } = options;
-  const session = openSession(model, {
-    chunkTokens: length, ...(threads === undefined ? {} : { threads }), ...(signal === undefined ? {} : { signal }), ...(forms === undefined ? {} : { forms }),
-  });
+  const session = openSession(model, { chunkTokens: length, threads, signal, forms });
   try {
     return await use(session);
   } finally {

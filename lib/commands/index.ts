@@ -1,0 +1,9 @@
+import type { Command } from './command.ts';
+import { convertModel } from './convert.ts';
+import { evaluate } from './eval.ts';
+import { generateText } from './generate.ts';
+import { inspect } from './inspect.ts';
+import { verifyModel } from './verify.ts';
+
+/** Every command, in the order of the help text. */
+export const commands: readonly Command[] = [inspect, convertModel, evaluate, generateText, verifyModel];

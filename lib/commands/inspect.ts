@@ -1,0 +1,63 @@
+import { cacheLayoutOf } from '../models/decoder.ts';
+import type { MlaConfig } from '../models/mla-config.ts';
+import type { Model } from '../models/model.ts';
+import { createCache } from '../session/cache.ts';
+import { elementCount } from '../tensor.ts';
+import { defineCommand, modelArgument } from './command.ts';
+import { openNamedModel } from './model-path.ts';
+import { grouped, listing } from './table.ts';
+
+/** What an `mla` block says, without its lists of frequencies. */
+function mlaSummary({ version, scale, plan, factor, source, layers }: MlaConfig): Record<string, unknown> {
+  return {
+    version, scale, plan, factor, source,
+    layers: layers.map(({ rank, frequencies, nopeWidth }) => ({ rank, components: frequencies.length, nopeWidth })),
+  };
+}
+
+/** What can be said of a model without reading a weight. */
+export function describeModel(model: Model): Record<string, unknown> {
+  const { config, checkpoint, mla } = model;
+  const tensors = [...checkpoint.tensors.values()];
+  const storage: Record<string, number> = {};
+  for (const { storage: type, bytes } of tensors) storage[type] = (storage[type] ?? 0) + bytes;
+  return {
+    architecture: config.architecture,
+    layers: config.layers,
+    heads: config.heads,
+    kvHeads: config.kvHeads,
+    headDim: config.headDim,
+    hidden: config.hidden,
+    ffn: config.ffn,
+    parameters: tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
+    cacheBytesPerToken: createCache(cacheLayoutOf(model), 1).bytesPerToken,
+    vocabulary: config.vocab,
+    context: config.maxPositions,
+    window: config.window,
+    rope: config.rope,
+    ropePairsPerHead: config.headDim / 2,
+    tied: config.tieEmbeddings,
+    converted: mla === null ? null : mlaSummary(mla),
+    format: checkpoint.format,
+    weightBytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0),
+    weightBytesByType: storage,
+  };
+}
+
+function show(value: unknown): string {
+  if (value === null) return '-';
+  if (typeof value === 'number') return grouped(value);
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}
+
+/** `inspect MODEL`: headers and configuration only; no weight is read. */
+export const inspect = defineCommand({
+  name: 'inspect',
+  summary: 'show what a model is and what its cache costs',
+  argument: modelArgument,
+  options: {},
+  async run(name, _values, io) {
+    const json = describeModel(await openNamedModel(name, io));
+    return { json, text: listing(Object.entries(json).map(([key, value]) => [key, show(value)])) };
+  },
+});
