@@ -4,7 +4,7 @@ import type { ModelConfig } from '../checkpoint/config.ts';
 /** One array of cached rows: part `name` of layer `layer`, `row` elements per token in the given shape. */
 export interface CachePart {
   readonly layer: number;
-  readonly name: 'key' | 'value' | 'rope' | 'latent';
+  readonly name: 'key' | 'value' | 'rope' | 'latent' | 'key_scale';
   readonly row: readonly number[];
 }
 
@@ -14,11 +14,15 @@ export function sourceCacheLayout({ layers, kvHeads, headDim }: ModelConfig): Ca
     .flatMap((layer): CachePart[] => [{ layer, name: 'key', row: [kvHeads, headDim] }, { layer, name: 'value', row: [kvHeads, headDim] }]);
 }
 
-/** What a converted model caches: [rope key 2n | latent R], kept as two arrays so that both are read in place. */
+/**
+ * What a converted model caches: [rope key 2n | latent R], kept as two arrays so that both are read in place, and one scale
+ * per KV head where heads have norms.
+ */
 export function latentCacheLayout({ layers }: MlaConfig): CachePart[] {
-  return layers.flatMap(({ rank, frequencies }, layer): CachePart[] => [
+  return layers.flatMap(({ rank, frequencies, headNorm }, layer): CachePart[] => [
     ...(frequencies.length > 0 ? [{ layer, name: 'rope', row: [2 * frequencies.length] } as const] : []),
     { layer, name: 'latent', row: [rank] },
+    ...(headNorm === undefined ? [] : [{ layer, name: 'key_scale', row: [headNorm.kvHeads] } as const]),
   ]);
 }
 

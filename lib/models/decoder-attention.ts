@@ -1,10 +1,11 @@
 /** The attention of each decoder layer, bound to one recording: source attention, or latent attention in either form. */
 import {
-  headNorms, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaRows, type RopeAngles, type Segmentation,
+  headNorms, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaRows, type MlaWeights, type RopeAngles, type Segmentation,
 } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../graph/record.ts';
 import { pastPort, presentPort, type CachePart } from './cache-layout.ts';
 import { mlaTensorName, type WeightValues } from './decoder-weights.ts';
+import type { MlaExtra, MlaLayerConfig, MlaTensor } from './mla-config.ts';
 import type { Model } from './model.ts';
 
 /** What every layer of one recording shares. */
@@ -82,7 +83,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
     const config = model.mla?.layers[layer];
     if (config === undefined) throw new RangeError(`decoder: layer ${layer} of ${model.path} must be in the mla block of config.json`);
     const { rank, frequencies, nopeWidth } = config;
-    const name = (tensor: Parameters<typeof mlaTensorName>[1]): string => mlaTensorName(layer, tensor);
+    const name = (tensor: MlaTensor | MlaExtra): string => mlaTensorName(layer, tensor);
     const up = (tensor: 'keyUp' | 'valueUp', width: number): Value => g.reshape(weights.weight(name(tensor)), [kvHeads, width, rank]);
     const rotates = frequencies.length > 0;
     const { output, rows } = mlaAttentionLayer(
@@ -92,9 +93,10 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
         keyRope: weights.optionalLinear(name('keyRope')), down: weights.linear(name('down')),
         up: { key: nopeWidth === 0 ? null : up('keyUp', nopeWidth), value: up('valueUp', headDim) },
         output: weights.linear(name('output')),
+        ...latentExtras(weights, config, name),
       },
       rotates ? angles(frequencies) : null,
-      past === null ? null : { rope: rotates ? pastOf({ past, model }, { layer, name: 'rope' }) : null, latent: pastOf({ past, model }, { layer, name: 'latent' }) },
+      past === null ? null : { rope: rotates ? pastOf({ past, model }, { layer, name: 'rope' }) : null, latent: pastOf({ past, model }, { layer, name: 'latent' }), keyScale: config.headNorm === undefined ? null : pastOf({ past, model }, { layer, name: 'key_scale' }) },
       segmentation,
       { heads, kvHeads, ropeWidth: 2 * frequencies.length, nopeWidth, valueWidth: headDim, scale: model.scale },
       form,
@@ -103,7 +105,24 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
   };
 }
 
-const presentRows = (layer: number, { rope, latent }: MlaRows<Value>): Record<string, Value> => ({
+/** What only some layers have: norms, and queries of low rank. */
+function latentExtras(
+  weights: WeightValues, { latentNormEps, queryNormEps, queryRank, headNorm }: MlaLayerConfig, name: (tensor: MlaExtra) => string,
+): Pick<MlaWeights<Value>, 'latentNorm' | 'queryDown' | 'headNorm'> {
+  return {
+    latentNorm: latentNormEps === undefined ? null : { weight: weights.weight(name('latentNorm')), eps: latentNormEps },
+    queryDown: queryRank === undefined ? null : {
+      projection: weights.linear(name('queryDown')), norm: queryNormEps === undefined ? null : { weight: weights.weight(name('queryDownNorm')), eps: queryNormEps },
+    },
+    headNorm: headNorm === undefined ? null : {
+      queryRope: weights.optionalWeight(name('queryRopeNorm')), keyRope: weights.optionalWeight(name('keyRopeNorm')),
+      nope: weights.optionalWeight(name('nopeNorm')), eps: headNorm.eps,
+    },
+  };
+}
+
+const presentRows = (layer: number, { rope, latent, keyScale = null }: MlaRows<Value>): Record<string, Value> => ({
   ...(rope === null ? {} : { [presentPort({ layer, name: 'rope' })]: rope }),
   [presentPort({ layer, name: 'latent' })]: latent,
+  ...(keyScale === null ? {} : { [presentPort({ layer, name: 'key_scale' })]: keyScale }),
 });

@@ -2,7 +2,7 @@
 import type { Linear } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../graph/record.ts';
 import type { Constant } from '../graph/subgraph.ts';
-import { mlaTensorNames, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
+import { mlaExtraNames, mlaTensorNames, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
 import { constantOf, type Model } from './model.ts';
 
 export type Shapes = ReadonlyMap<string, readonly number[]>;
@@ -57,25 +57,36 @@ export function sourceAttentionShapes({ config, family }: Pick<Model, 'config' |
 }
 
 /** Name of a converted layer's tensor without its ending. */
-export const mlaTensorName = (layer: number, tensor: MlaTensor): string => `model.layers.${layer}.self_attn.${mlaTensorNames[tensor]}`;
+export const mlaTensorName = (layer: number, tensor: MlaTensor | MlaExtra): string =>
+  `model.layers.${layer}.self_attn.${{ ...mlaTensorNames, ...mlaExtraNames }[tensor]}`;
 
 /** Tensor name -> shape of one converted attention layer; biases are there where the checkpoint has them. */
 export function mlaAttentionShapes({ config, checkpoint }: Pick<Model, 'config' | 'checkpoint'>, layer: number, mla: MlaLayerConfig): Shapes {
   const { hidden, heads, kvHeads, headDim } = config;
   const rope = 2 * mla.frequencies.length;
-  const all: [MlaTensor, number, number][] = [
-    ['queryRope', heads * rope, hidden],
-    ['queryNope', heads * mla.nopeWidth, hidden],
+  const queryInput = mla.queryRank ?? hidden;
+  const all: [MlaTensor | MlaExtra, number, number][] = [
+    ['queryDown', mla.queryRank ?? 0, hidden],
+    ['queryRope', heads * rope, queryInput],
+    ['queryNope', heads * mla.nopeWidth, queryInput],
     ['keyRope', rope, hidden],
     ['down', mla.rank, hidden],
     ['keyUp', kvHeads * mla.nopeWidth, mla.rank],
     ['valueUp', kvHeads * headDim, mla.rank],
     ['output', hidden, heads * headDim],
   ];
-  return new Map(all.filter(([, out]) => out > 0).flatMap(([tensor, out, input]) => {
+  const projections = all.filter(([, out]) => out > 0).flatMap(([tensor, out, input]) => {
     const name = mlaTensorName(layer, tensor);
     return linearShapes(name, out, input, checkpoint.tensors.has(`${name}.bias`));
-  }));
+  });
+  const norms: [MlaExtra, readonly number[], boolean][] = [
+    ['queryDownNorm', [queryInput], mla.queryNormEps !== undefined],
+    ['latentNorm', [mla.rank], mla.latentNormEps !== undefined],
+    ['queryRopeNorm', [rope], mla.headNorm !== undefined && rope > 0],
+    ['keyRopeNorm', [rope], mla.headNorm !== undefined && rope > 0],
+    ['nopeNorm', [kvHeads, mla.nopeWidth], mla.headNorm !== undefined && mla.nopeWidth > 0],
+  ];
+  return new Map([...projections, ...norms.flatMap(([name, shape, there]): Shape[] => (there ? [[`${mlaTensorName(layer, name)}.weight`, shape]] : []))]);
 }
 
 /** All weights of a model's decoder graph. */
@@ -107,6 +118,7 @@ export interface WeightValues {
   linear(name: string): Linear<Value>;
   /** Null where the checkpoint has no such tensor because the conversion left none. */
   optionalLinear(name: string): Linear<Value> | null;
+  optionalWeight(name: string): Value | null;
 }
 
 export function weightValues(g: Recorder, constants: ReadonlyMap<string, Constant>): WeightValues {
@@ -121,5 +133,6 @@ export function weightValues(g: Recorder, constants: ReadonlyMap<string, Constan
     weight: (name) => value(`${name}.weight`),
     linear,
     optionalLinear: (name) => (constants.has(`${name}.weight`) ? linear(name) : null),
+    optionalWeight: (name) => (constants.has(`${name}.weight`) ? value(`${name}.weight`) : null),
   };
 }

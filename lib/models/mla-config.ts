@@ -8,6 +8,13 @@ const layerSchema = z.object({
   frequencies: z.array(z.number()),
   /** Width per head of the remainder that does not rotate. */
   nopeWidth: z.int().nonnegative(),
+  /** Width that queries come through, where they are of low rank (DeepSeek); absent where they come from the hidden state. */
+  queryRank: z.int().positive().optional(),
+  /** Epsilon of the RMSNorm on the latent, and on the queries' low rank (DeepSeek); absent where there is none. */
+  latentNormEps: z.number().positive().optional(),
+  queryNormEps: z.number().positive().optional(),
+  /** RMSNorm per head (Qwen3): its epsilon, and the KV heads that each cache one more number per token; absent where there is none. */
+  headNorm: z.object({ eps: z.number().positive(), kvHeads: z.int().positive() }).optional(),
 });
 
 const schema = z.object({
@@ -24,8 +31,8 @@ const schema = z.object({
 export type MlaLayerConfig = Readonly<z.infer<typeof layerSchema>>;
 export type MlaConfig = Readonly<z.infer<typeof schema>>;
 
-/** Cached elements per token of one layer: [rope key 2n | latent R]. */
-export const rowElements = (layer: MlaLayerConfig): number => 2 * layer.frequencies.length + layer.rank;
+/** Cached elements per token of one layer: [rope key 2n | latent R], and the scale of every KV head's keys where heads have norms. */
+export const rowElements = ({ frequencies, rank, headNorm }: MlaLayerConfig): number => 2 * frequencies.length + rank + (headNorm?.kvHeads ?? 0);
 
 /** Tensor names of a converted layer, below `model.layers.N.self_attn.`; see docs/artefact.md. */
 export const mlaTensorNames = {
@@ -38,6 +45,17 @@ export const mlaTensorNames = {
   output: 'o_proj',
 } as const;
 export type MlaTensor = keyof typeof mlaTensorNames;
+
+/** What only some layers have: a low rank of queries, and norms (weights without bias). */
+export const mlaExtraNames = {
+  queryDown: 'q_down_proj',
+  queryDownNorm: 'q_down_norm', // [queryRank]
+  latentNorm: 'kv_down_norm', // [rank]
+  queryRopeNorm: 'q_rope_norm', // [2n]
+  keyRopeNorm: 'k_rope_norm', // [2n]
+  nopeNorm: 'nope_norm', // [kvHeads, nopeWidth]
+} as const;
+export type MlaExtra = keyof typeof mlaExtraNames;
 
 /** Checks the `mla` block of config.json; null when there is none (an unconverted model). */
 export function parseMlaConfig(raw: unknown, layers: number): MlaConfig | null {
