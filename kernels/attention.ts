@@ -45,3 +45,19 @@ export function groupedQueryAttention<V>(g: Emit<V>, query: V, segments: readonl
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
   return sumOver(g, weights.map((weight, i) => g.einsum('bgrst,btgv->bsgrv', weight, at(segments, i).value)));
 }
+
+/**
+ * The same over tokens that see only themselves and earlier ones, in blocks: query [b, s, g, r, k], key and value
+ * [b, s, g, k], mask [s, s], s a number. Scores behind a block's end are never computed.
+ */
+export function blockwiseAttention<V>(g: Emit<V>, query: V, { key, value, mask }: KeyValueSegment<V>, scale: number, block: number): V {
+  const tokens = at(g.shape(query), 1);
+  if (typeof tokens !== 'number') throw new RangeError(`blockwiseAttention: the number of tokens must be known when recorded, got ${tokens}`);
+  const rows = (a: V, axis: number, from: number, to: number): V => at(g.split(a, axis, [from, to - from, tokens - to]), 1);
+  const starts = Array.from({ length: Math.ceil(tokens / block) }, (_, i) => i * block);
+  return g.concat(1, starts.map((from) => {
+    const to = Math.min(tokens, from + block);
+    const seen = mask === null ? null : rows(rows(mask, 0, from, to), 1, 0, to);
+    return groupedQueryAttention(g, rows(query, 1, from, to), [{ key: rows(key, 1, 0, to), value: rows(value, 1, 0, to), mask: seen }], scale);
+  }));
+}

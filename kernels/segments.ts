@@ -9,6 +9,11 @@ export interface Segmentation<V> {
   readonly join: boolean;
   /** One additive mask (or null) per segment, in order: [past, current], or only one when joined or nothing is cached. */
   readonly masks: readonly (V | null)[];
+  /**
+   * Where nothing is cached: queries go through source attention in blocks of so many tokens, each against the keys up to
+   * its own end only, which nears half the work. The number of tokens must be known when recorded.
+   */
+  readonly block?: number;
 }
 
 /** Rows [b, t, ...] per segment, from cached rows (null when nothing is cached) and current ones. */

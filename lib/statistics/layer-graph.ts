@@ -1,0 +1,64 @@
+/** One source layer over one whole window, with the sums that calibration takes on the way. */
+import {
+  attendedInputSums, attentionMass, decoderLayer, distanceSums, momentSums, outputSensitivitySums, pairNormSums, softmaxOverSegments,
+} from '../../kernels/index.ts';
+import { recorder, type Value } from '../graph/record.ts';
+import type { Constant, Subgraph } from '../graph/subgraph.ts';
+import { sourceAttentionParts, type SourceAttention } from '../models/decoder-attention.ts';
+import { weightValues } from '../models/decoder-weights.ts';
+import type { Model } from '../models/model.ts';
+
+/**
+ * - next [1, T, d]: the hidden state behind the layer; attention [1, T, d]: the attention's output;
+ * - second [d, d], first [d]: sums of x x^T and x over the attention's inputs x;
+ * - queryNorms [h, k], keyNorms [g, k]: sums of pair norms;
+ * - attended [g, r, d], distances [g, r, T], sensitivity [g, r]: see kernels/attention-statistics.ts.
+ */
+export type LayerOutput = 'next' | 'attention' | 'second' | 'first' | 'queryNorms' | 'keyNorms' | 'attended' | 'distances' | 'sensitivity';
+
+/** Measured best on 1024 tokens of SmolLM2-135M, flat between 64 and 256. */
+const BLOCK_TOKENS = 256;
+
+/** hidden [1, T, d] -> the outputs asked for; nothing else is computed. `constants` come from loadLayerWeights. */
+export function sourceLayerSubgraph(model: Model, constants: ReadonlyMap<string, Constant>, layer: number, window: number, outputs: readonly LayerOutput[], block = BLOCK_TOKENS): Subgraph {
+  const { config, family } = model;
+  const { heads, kvHeads, headDim, hidden: width } = config;
+  const g = recorder(`calibration-${layer}`);
+  const hidden = g.input({ name: 'hidden', dtype: 'float32', shape: [1, window, width] });
+  const positions = g.constant({ dtype: 'int64', shape: [window], data: BigInt64Array.from({ length: window }, (_, i) => BigInt(i)) });
+  const weights = weightValues(g, constants);
+  const mask = g.causalMask(positions, positions, config.window);
+  const parts = sourceAttentionParts({ g, model, weights, positions, past: null, segmentation: { join: false, masks: [mask], block }, positionCount: window });
+  const names = family.layer(layer);
+  const body = {
+    attentionNorm: weights.weight(names.attentionNorm), mlpNorm: weights.weight(names.mlpNorm),
+    mlp: { gate: weights.linear(names.gate), up: weights.linear(names.up), down: weights.linear(names.down) },
+  };
+  const { hidden: next, rows: { x, attention } } = decoderLayer(g, hidden, body, config.normEps, (normed) => {
+    const made = parts(layer, normed);
+    return { output: made.output, rows: { x: normed, attention: made } };
+  });
+  const grouped = (a: Value): Value => g.reshape(a, [1, window, kvHeads, heads / kvHeads, headDim]);
+  /** The attention's weights once more: equal nodes are recorded once. */
+  const attentionWeights = ({ query, rows }: SourceAttention): Value => {
+    const scores = g.einsum('bsgrk,btgk->bgrst', g.scale(grouped(query), model.scale), rows.key);
+    return softmaxOverSegments(g, [scores], [mask])[0] ?? scores;
+  };
+  const mass = (): Value => attentionMass(g, attentionWeights(attention));
+  const makers: Readonly<Record<LayerOutput, () => Value>> = {
+    next: () => next,
+    attention: () => attention.output,
+    second: () => momentSums(g, x).second,
+    first: () => momentSums(g, x).first,
+    // Rotation keeps the norm of a pair, so rotated heads serve.
+    queryNorms: () => pairNormSums(g, attention.query),
+    keyNorms: () => pairNormSums(g, attention.rows.key),
+    attended: () => attendedInputSums(g, mass(), x),
+    distances: () => distanceSums(g, attentionWeights(attention)),
+    sensitivity: () => {
+      const output = g.reshape(weights.linear(names.output).weight, [width, kvHeads, heads / kvHeads, headDim]);
+      return outputSensitivitySums(g, mass(), attention.rows.value, grouped(attention.attended), output);
+    },
+  };
+  return g.finish(Object.fromEntries(outputs.map((name) => [name, makers[name]()])));
+}
