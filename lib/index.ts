@@ -41,6 +41,8 @@ export { sampleToken, samplingCandidates } from './session/sampler.ts';
 export type { Candidates, SamplingOptions } from './session/sampler.ts';
 export { perplexity } from './session/perplexity.ts';
 export type { PerplexityOptions, PerplexityResult } from './session/perplexity.ts';
+export { verifyAgainstLogits, verifyAgainstModel } from './session/verify.ts';
+export type { Verification, VerifyOptions } from './session/verify.ts';
 
 // Subgraphs: record, change, write, run.
 export { record } from './graph/record.ts';
@@ -50,7 +52,9 @@ export { compose, prune } from './graph/compose.ts';
 export type { PruneOptions } from './graph/compose.ts';
 export { renamePorts, replaceSymbols } from './graph/rename.ts';
 export { inferShapes } from './graph/infer.ts';
+export type { Fact } from './graph/rules/rule.ts';
 export { printSubgraph } from './graph/print.ts';
+export type { Facts } from './graph/print.ts';
 export { fromModel, toModel } from './graph/onnx.ts';
 export type { ModelOptions } from './graph/onnx.ts';
 export { readModel, writeModel } from './graph/model-file.ts';
@@ -86,5 +90,6 @@ export { renderChat } from './text/chat.ts';
 export type { ChatMessage, ChatOptions } from './text/chat.ts';
 export { downloadModel, isHubId } from './hub.ts';
 export type { DownloadModelOptions, HubProgress } from './hub.ts';
+export { packageFile } from './package-file.ts';
 export { startProgress } from './progress.ts';
 export type { Progress, ProgressOptions } from './progress.ts';

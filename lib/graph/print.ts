@@ -3,7 +3,8 @@ import { constantBytes } from './constants.ts';
 import { isStored } from './subgraph.ts';
 import type { Attribute, Dim, DType, Subgraph } from './subgraph.ts';
 
-type Facts = ReadonlyMap<string, { readonly dtype: DType; readonly shape: readonly Dim[] }>;
+/** Dtype and shape by edge: what inferShapes returns. */
+export type Facts = ReadonlyMap<string, { readonly dtype: DType; readonly shape: readonly Dim[] }>;
 
 const type = ({ dtype, shape }: { readonly dtype: DType; readonly shape: readonly Dim[] }): string => `${dtype} [${shape.join(',')}]`;
 const list = (values: readonly (string | number)[]): string => (values.length > 8 ? `[${values.slice(0, 8).join(',')},... ${values.length}]` : `[${values.join(',')}]`);

@@ -43,6 +43,10 @@ function floats(tensor: HostTensor | undefined, name: string): Float32Array {
   return tensor.data;
 }
 
+/**
+ * Opens a model for inference. Nothing is loaded before it is needed; close() frees the graphs.
+ * Errors: a form the model cannot take, chunkTokens below 1.
+ */
 export function openSession(model: Model, options: SessionOptions = {}): Session {
   const { chunkTokens = 256, contextLength = model.config.maxPositions, signal } = options;
   if (!Number.isInteger(chunkTokens) || chunkTokens < 1) throw new RangeError(`openSession: chunkTokens must be 1 or more, got ${chunkTokens}`);
