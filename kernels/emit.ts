@@ -83,3 +83,23 @@ export interface Emit<V> {
    */
   causalMask(queryPositions: V, keyPositions: V, window: number | null): V;
 }
+
+/** Bits of one code in a quantised row. */
+export type CodeBits = 4 | 8;
+
+/** More words, for rows as a cache stores them. They round, so they have no reverse rule and training does without. */
+export interface StorageEmit<V> extends Emit<V> {
+  /** Largest magnitude over the last axis, which stays with length 1. */
+  maxAbs(a: V): V;
+  /** The same numbers in another float type, rounded to it. */
+  cast(a: V, dtype: 'float32' | 'float16'): V;
+  /**
+   * Whole codes of `a` with one step per row, clipped: round(a / step), -128..127 in 8 bits, -8..7 in 4 bits. step: [..., 1].
+   * Stored as bytes: 8 bits as code + 128; 4 bits as two codes + 8 a byte, element i low and i + n/2 high: [..., n/2].
+   */
+  encode(a: V, step: V, bits: CodeBits): V;
+  /** The whole codes of stored bytes. */
+  decode(bytes: V, bits: CodeBits): V;
+  /** `einsum` of `a` with decode(bytes); a reading may round every row of `a` to 8 bits for it. */
+  einsumCodes(equation: string, a: V, bytes: V, bits: CodeBits): V;
+}

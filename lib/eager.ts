@@ -1,6 +1,7 @@
 /** The reference reading: every word of the vocabulary as obvious float64 loops. Slow on purpose, never clever. */
-import type { Dim, Emit, HostTensor } from '../kernels/emit.ts';
+import type { Dim, HostTensor, StorageEmit } from '../kernels/emit.ts';
 import { parseEinsum } from './einsum.ts';
+import { float16At, float16Bits } from './float16.ts';
 
 export interface EagerTensor {
   readonly shape: readonly number[];
@@ -74,11 +75,18 @@ const logSumExpOf = (row: Float64Array): number => {
   return top + Math.log(row.reduce((sum, x) => sum + Math.exp(x - top), 0));
 };
 
+/** As QuantizeLinear and Round do: 2.5 becomes 2, 3.5 becomes 4. */
+function roundHalfToEven(x: number): number {
+  const down = Math.floor(x);
+  return x - down === 0.5 ? down + Math.abs(down % 2) : Math.round(x);
+}
+
 /** Blocks of axis `axis`: [outer, length of the axis, inner]. */
 const blocks = (shape: readonly number[], axis: number): { outer: number; inner: number } =>
   ({ outer: product(shape.slice(0, axis)), inner: product(shape.slice(axis + 1)) });
 
-export const eager: Emit<EagerTensor> = {
+/** The vocabulary evaluated at once in float64: the reference every other reading is checked against. */
+export const eager: StorageEmit<EagerTensor> = {
   constant: toEager,
   shape: (a) => a.shape,
   einsum(equation, ...operands) {
@@ -203,6 +211,21 @@ export const eager: Emit<EagerTensor> = {
       out[column] = (values[column] ?? NaN) + (updates.data[row++] ?? NaN);
     });
   },
+  maxAbs: (a) => perRow(a, 1, (row, out) => { out[0] = row.reduce((top, x) => Math.max(top, Math.abs(x)), 0); }),
+  cast: (a, dtype) => unary(a, dtype === 'float16' ? (x) => float16At(float16Bits(x)) : Math.fround),
+  encode(a, step, bits) {
+    const half = 2 ** (bits - 1);
+    const codes = binary('encode', a, step, (x, unit) => Math.min(half - 1, Math.max(-half, roundHalfToEven(x / unit))) + half);
+    if (bits === 8) return codes;
+    const n = last(a.shape) / 2;
+    return perRow(codes, n, (row, out) => { for (let i = 0; i < n; i++) out[i] = (row[i] ?? NaN) + 16 * (row[i + n] ?? NaN); });
+  },
+  decode(bytes, bits) {
+    if (bits === 8) return unary(bytes, (byte) => byte - 128);
+    const n = last(bytes.shape);
+    return perRow(bytes, 2 * n, (row, out) => { row.forEach((byte, i) => { out[i] = (byte % 16) - 8; out[i + n] = Math.floor(byte / 16) - 8; }); });
+  },
+  einsumCodes: (equation, a, bytes, bits) => eager.einsum(equation, a, eager.decode(bytes, bits)),
   causalMask(queryPositions, keyPositions, window) {
     const shape = [queryPositions.data.length, keyPositions.data.length];
     const data = new Float64Array(product(shape));

@@ -2,10 +2,11 @@
  * The ONNX reading: each word of the vocabulary appends standard operators (opset 23) to a subgraph.
  */
 import { at } from '../../kernels/at.ts';
-import type { Emit } from '../../kernels/emit.ts';
+import type { StorageEmit } from '../../kernels/emit.ts';
 import { addDims, productOfDims, sameDim, subDims } from './dims.ts';
 import { toDType } from '../tensor.ts';
 import { mapValues } from '../map-values.ts';
+import { codeWords } from './code-words.ts';
 import { lowerEinsum } from './lower-einsum.ts';
 import { movement, sameShape } from './movement.ts';
 import type { Dim, DType, HostTensor, Port, Subgraph } from './subgraph.ts';
@@ -14,7 +15,7 @@ import { int, openTape, text, type Tape, type Value } from './tape.ts';
 export { int, ints, text, type Value } from './tape.ts';
 
 /** The vocabulary, and what only this reading has: inputs, named weights, any operator, an end. */
-export type Recorder = Emit<Value> & Pick<Tape, 'input' | 'parameter' | 'append' | 'finish'>;
+export type Recorder = StorageEmit<Value> & Pick<Tape, 'input' | 'parameter' | 'append' | 'finish'>;
 
 /** So low that softmax gives 0, yet finite: -Infinity minus itself would be NaN in a row that is masked throughout. */
 const MASKED = -3.4028234663852886e38;
@@ -42,6 +43,8 @@ export function recorder(name: string): Recorder {
   const withNumber = (op: string, a: Value, value: number): Value => elementwise([a], ([x = a]) => one(op, [x, number(value, x.dtype)], x.shape));
   const reduceLast = (op: string, a: Value): Value => one(op, [a, integers([-1])], [...a.shape.slice(0, -1), 1], { keepdims: int(1) });
   const column = (a: Value): Value => reshape(a, [...a.shape, 1]);
+
+  const codes = codeWords({ ...tape, reshape, transpose, einsum: (equation, ...operands) => g.einsum(equation, ...operands) });
 
   const g: Recorder = {
     append, input: tape.input, parameter: tape.parameter, finish: tape.finish, constant: tape.constant,
@@ -118,6 +121,9 @@ export function recorder(name: string): Recorder {
       return reshape(flat, table.shape);
     },
     addPicked: (a, indices, updates) => one('ScatterElements', [a, column(indices), updates], a.shape, { axis: int(-1), reduction: text('add') }),
+    maxAbs: (a) => reduceLast('ReduceMax', unary('Abs', a)),
+    cast: (a, dtype) => (a.dtype === dtype ? a : one('Cast', [a], a.shape, { to: int(dtype === 'float16' ? 10 : 1) }, dtype)),
+    encode: codes.encode, decode: codes.decode, einsumCodes: codes.einsumCodes,
     causalMask(queryPositions, keyPositions, window) {
       const query = column(queryPositions); // [s, 1]
       const key = reshape(keyPositions, [1, ...keyPositions.shape]); // [1, t]

@@ -21,6 +21,8 @@ export interface Tape {
   /** `append` with one output, of the first operand's element type unless another is given. */
   one(op: string, inputs: readonly Value[], shape: readonly Dim[], attributes?: Attributes, dtype?: DType): Value;
   constant(tensor: HostTensor): Value;
+  /** A constant under a name that says its content: asked for twice, it is there once. */
+  namedConstant(name: string, tensor: HostTensor): Value;
   /** An int64 vector. */
   integers(values: readonly number[]): Value;
   /** A number of the given element type. */
@@ -55,19 +57,19 @@ export function openTape(name: string): Tape {
   const one = (op: string, from: readonly Value[], shape: readonly Dim[], attributes: Readonly<Record<string, Attribute>> = {}, dtype: DType = at(from, 0).dtype): Value =>
     at(append(op, from, [{ dtype, shape }], attributes), 0);
 
-  const addConstant = (key: string, tensor: HostTensor): Value => {
+  const namedConstant = (key: string, tensor: HostTensor): Value => {
     if (!constants.has(key)) constants.set(key, tensor);
     return { name: key, dtype: tensor.dtype, shape: tensor.shape };
   };
   const integers = (values: readonly number[]): Value =>
-    addConstant(`i64_${values.join('_').replaceAll('-', 'm')}_`, { dtype: 'int64', shape: [values.length], data: BigInt64Array.from(values, BigInt) });
+    namedConstant(`i64_${values.join('_').replaceAll('-', 'm')}_`, { dtype: 'int64', shape: [values.length], data: BigInt64Array.from(values, BigInt) });
   /** A number of the same dtype as `like`. */
   const number = (value: number, like: DType): Value =>
     like === 'float64'
-      ? addConstant(`f64_${value}`, { dtype: 'float64', shape: [], data: Float64Array.of(value) })
+      ? namedConstant(`f64_${value}`, { dtype: 'float64', shape: [], data: Float64Array.of(value) })
       : like === 'int64'
-        ? addConstant(`i64_${value}`, { dtype: 'int64', shape: [], data: BigInt64Array.of(BigInt(value)) })
-        : addConstant(`f32_${value}`, { dtype: 'float32', shape: [], data: Float32Array.of(value) });
+        ? namedConstant(`i64_${value}`, { dtype: 'int64', shape: [], data: BigInt64Array.of(BigInt(value)) })
+        : namedConstant(`f32_${value}`, { dtype: 'float32', shape: [], data: Float32Array.of(value) });
 
   /** One symbol's length as int64 [1], read off the input that declares it. */
   const symbolLength = (symbol: string): Value => {
@@ -88,8 +90,8 @@ export function openTape(name: string): Tape {
     dims.every((dim) => typeof dim === 'number') ? integers(dims) : one('Concat', dims.map(length), [dims.length], { axis: int(0) }, 'int64');
 
   return {
-    append, one, integers, number, lengths,
-    constant: (tensor) => addConstant(`constant_${constants.size}`, tensor),
+    append, one, namedConstant, integers, number, lengths,
+    constant: (tensor) => namedConstant(`constant_${constants.size}`, tensor),
     input(port) {
       inputs.push(port);
       port.shape.forEach((dim, axis) => {

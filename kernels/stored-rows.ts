@@ -1,0 +1,61 @@
+/**
+ * Rows of a cache, and the form in which they lie in memory. Attention asks three things of rows: scores against
+ * queries, sums by weights, or the rows themselves; each format answers without widening more than it must.
+ * Dimension key as in latent-attention.ts.
+ */
+import { at } from './at.ts';
+import type { CodeBits, Emit, StorageEmit } from './emit.ts';
+
+/** Rows [b, t, n] that all heads share, as attention uses them. */
+export interface RowReader<V> {
+  /** query [b, s, g, r, n] -> scores [b, g, r, s, t]. */
+  score(query: V): V;
+  /** weights [b, g, r, s, t] -> sums [b, s, g, r, n]. */
+  weigh(weights: V): V;
+  /** The rows in float32: [b, t, n]. */
+  widen(): V;
+}
+
+const SCORE = 'bsgrc,btc->bgrst';
+const WEIGH = 'bgrst,btc->bsgrc';
+
+/** Rows that are plain values. */
+export const plainRows = <V>(g: Emit<V>, rows: V): RowReader<V> => ({
+  score: (query) => g.einsum(SCORE, query, rows),
+  weigh: (weights) => g.einsum(WEIGH, weights, rows),
+  widen: () => rows,
+});
+
+/** Rows as they are stored; int8 and int4 have one step per token: the largest magnitude over 127 or 7. */
+export type StoredRows<V> =
+  | { readonly format: 'float32' | 'float16'; readonly values: V } // [b, t, ...row]
+  | { readonly format: 'int8' | 'int4'; readonly bytes: V; readonly step: V }; // [b, t, n] or [b, t, n/2], [b, t, 1]
+export type RowFormat = StoredRows<never>['format'];
+
+const bitsOf = (format: 'int8' | 'int4'): CodeBits => (format === 'int8' ? 8 : 4);
+
+/** Rows [b, t, ...row] brought into a format. */
+export function storeRows<V>(g: StorageEmit<V>, rows: V, format: RowFormat): StoredRows<V> {
+  if (format === 'float32') return { format, values: rows };
+  if (format === 'float16') return { format, values: g.cast(rows, 'float16') };
+  const step = g.shift(g.scale(g.maxAbs(rows), 1 / (2 ** (bitsOf(format) - 1) - 1)), 1e-30);
+  return { format, step, bytes: g.encode(rows, step, bitsOf(format)) };
+}
+
+/** Stored rows in float32: [b, t, ...row]. */
+export function widenRows<V>(g: StorageEmit<V>, rows: StoredRows<V>): V {
+  return 'values' in rows ? g.cast(rows.values, 'float32') : g.mul(g.decode(rows.bytes, bitsOf(rows.format)), rows.step);
+}
+
+/** Stored rows as attention uses them; products with codes run in whole numbers where the reading can. */
+export function storedRows<V>(g: StorageEmit<V>, rows: StoredRows<V>): RowReader<V> {
+  if ('values' in rows) return plainRows(g, widenRows(g, rows));
+  const { bytes, step, format } = rows;
+  const bits = bitsOf(format);
+  const perKey = g.reshape(step, [at(g.shape(step), 0), 1, 1, 1, at(g.shape(step), 1)]); // [b, 1, 1, 1, t]
+  return {
+    score: (query) => g.mul(g.einsumCodes(SCORE, query, bytes, bits), perKey),
+    weigh: (weights) => g.einsumCodes(WEIGH, g.mul(weights, perKey), bytes, bits),
+    widen: () => widenRows(g, rows),
+  };
+}

@@ -1,0 +1,96 @@
+/**
+ * The words on quantised rows as operators. A product with codes runs in whole numbers (MatMulInteger) where the other
+ * side has a known number of rows, as in decoding; otherwise the codes are widened first.
+ */
+import { at } from '../../kernels/at.ts';
+import type { CodeBits, Emit, StorageEmit } from '../../kernels/emit.ts';
+import { parseEinsum } from '../einsum.ts';
+import { productOfDims } from './dims.ts';
+import type { Movement } from './movement.ts';
+import type { Dim, HostTensor } from './subgraph.ts';
+import { int, text, type Tape, type Value } from './tape.ts';
+
+type Host = Pick<Tape, 'one' | 'integers' | 'number' | 'namedConstant'> & Pick<Movement, 'reshape' | 'transpose'> & Pick<Emit<Value>, 'einsum'>;
+
+export function codeWords(host: Host): Pick<StorageEmit<Value>, 'encode' | 'decode' | 'einsumCodes'> {
+  const { one, integers, number, namedConstant, reshape, transpose } = host;
+  const bytes = (values: readonly number[], shape: readonly number[] = [values.length]): Value => {
+    const tensor: HostTensor = { dtype: 'uint8', shape, data: Uint8Array.from(values) };
+    return namedConstant(`u8_${values.length > 4 ? `${values.length}x${values[0]}` : values.join('_')}_${shape.length}`, tensor);
+  };
+
+  /** Bytes around `zero` of rows with one step each, both 2-D or more. */
+  const quantise = (a: Value, step: Value, bits: CodeBits): Value => {
+    const zero = 2 ** (bits - 1);
+    const rows = productOfDims(a.shape.slice(0, -1));
+    if (bits === 8 && typeof rows === 'number') {
+      const flat = reshape(a, [rows, at(a.shape, a.shape.length - 1)]);
+      const zeros = bytes(Array<number>(rows).fill(zero));
+      return reshape(one('QuantizeLinear', [flat, reshape(step, [rows]), zeros], flat.shape, { axis: int(0) }, 'uint8'), a.shape);
+    }
+    const whole = one('Round', [one('Div', [a, step], a.shape)], a.shape);
+    const shifted = one('Add', [whole, number(zero, 'float32')], a.shape);
+    const kept = one('Clip', [shifted, number(0, 'float32'), number(2 * zero - 1, 'float32')], a.shape);
+    return one('Cast', [kept], a.shape, { to: int(2) }, 'uint8');
+  };
+
+  /** Two codes a byte, apart again: [..., n/2] -> [..., n], bytes around 8. */
+  const unpack = (packed: Value): Value => {
+    const low = one('BitwiseAnd', [packed, bytes([15], [])], packed.shape);
+    const high = one('BitShift', [packed, bytes([4], [])], packed.shape, { direction: text('RIGHT') });
+    const n = at(packed.shape, packed.shape.length - 1);
+    return one('Concat', [low, high], [...packed.shape.slice(0, -1), typeof n === 'number' ? 2 * n : productOfDims([2, n])], { axis: int(-1) });
+  };
+  const unpacked = (stored: Value, bits: CodeBits): Value => (bits === 8 ? stored : unpack(stored));
+
+  const words: Pick<StorageEmit<Value>, 'encode' | 'decode' | 'einsumCodes'> = {
+    encode(a, step, bits) {
+      const codes = quantise(a, step, bits);
+      if (bits === 8) return codes;
+      const n = at(a.shape, a.shape.length - 1);
+      if (typeof n !== 'number' || n % 2 !== 0) throw new RangeError(`encode: rows of 4-bit codes must have an even known length, got ${n}`);
+      const halfShape: Dim[] = [...a.shape.slice(0, -1), n / 2];
+      const part = (start: number): Value => one('Slice', [codes, integers([start]), integers([start + n / 2]), integers([-1])], halfShape);
+      const high = one('BitShift', [part(n / 2), bytes([4], [])], halfShape, { direction: text('LEFT') });
+      return one('BitwiseOr', [part(0), high], halfShape);
+    },
+    decode(stored, bits) {
+      const codes = unpacked(stored, bits);
+      const wide = one('Cast', [codes], codes.shape, { to: int(1) }, 'float32');
+      return one('Sub', [wide, number(2 ** (bits - 1), 'float32')], wide.shape);
+    },
+    einsumCodes(equation, a, stored, bits) {
+      const codes = unpacked(stored, bits);
+      const { operands, output, length } = parseEinsum(equation, [a.shape, codes.shape]);
+      const real = (axes: string): string => [...axes].filter((axis) => length.get(axis) !== 1).join('');
+      const dims = (axes: string): Dim[] => [...axes].map((axis) => length.get(axis) ?? 1);
+      const [left, right] = [real(at(operands, 0)), real(at(operands, 1))];
+      const inner = [...left].filter((axis) => right.includes(axis) && !output.includes(axis)).join('');
+      const rowAxes = [...real(output)].filter((axis) => left.includes(axis)).join('');
+      const cols = [...right].filter((axis) => axis !== inner).join('');
+      const rows = productOfDims(dims(rowAxes));
+      const fits = right.length === 2 && inner.length === 1 && cols.length === 1 && !left.includes(cols) && typeof rows === 'number' && left.length === rowAxes.length + 1;
+      if (!fits) return host.einsum(equation, a, words.decode(stored, bits));
+
+      const lead = rowAxes + inner;
+      const matrix = reshape(transpose(reshape(a, dims(left)), [...lead].map((axis) => left.indexOf(axis))), [rows, at(dims(inner), 0)]);
+      const top = one('ReduceMax', [one('Abs', [matrix], matrix.shape), integers([-1])], [rows, 1], { keepdims: int(1) });
+      const step = one('Add', [one('Mul', [top, number(1 / 127, 'float32')], [rows, 1]), number(1e-30, 'float32')], [rows, 1]);
+      const rounded = quantise(matrix, step, 8);
+      const table = reshape(codes, dims(right));
+      const [zeroA, zeroB] = [bytes([128], []), bytes([2 ** (bits - 1)], [])];
+      // The long side is the left operand, so that the short one is what the engine packs.
+      const product = right.endsWith(inner)
+        ? transpose(scaled(one, one('MatMulInteger', [table, transpose(rounded, [1, 0]), zeroB, zeroA], [at(dims(cols), 0), rows], {}, 'int32'), reshape(step, [1, rows])), [1, 0])
+        : scaled(one, one('MatMulInteger', [rounded, table, zeroA, zeroB], [rows, at(dims(cols), 0)], {}, 'int32'), step);
+      const axes = rowAxes + cols;
+      const spread = reshape(product, dims(axes));
+      const arranged = transpose(spread, [...real(output)].map((axis) => axes.indexOf(axis)));
+      return reshape(arranged, dims(output));
+    },
+  };
+  return words;
+}
+
+/** float32 of whole sums, times one step per row or column. */
+const scaled = (one: Tape['one'], sums: Value, step: Value): Value => one('Mul', [one('Cast', [sums], sums.shape, { to: int(1) }, 'float32'), step], sums.shape);
