@@ -1,0 +1,190 @@
+/** Reverse mode over any reading of the vocabulary: words are carried out and remembered, then pulled back. */
+import { at } from '../../kernels/at.ts';
+import type { Dim, Emit } from '../../kernels/emit.ts';
+import { full, rules, type Pull } from '../../kernels/vjp.ts';
+import { productOfDims } from '../graph/dims.ts';
+
+/** A value with an identity of its own: two words may give one and the same value, their cotangents stay apart. */
+export interface Tracked<V> {
+  readonly value: V;
+}
+
+export interface Tracer<V> {
+  /** The reading, remembered. */
+  readonly g: Emit<Tracked<V>>;
+  /** Takes a value in: a variable or a constant. */
+  track(value: V): Tracked<V>;
+  /**
+   * Runs `body` on `inputs` without keeping what lies in between: the way back runs it a second time. What `body`
+   * reads besides its inputs stays kept. The second run waits for the cotangents, so that its results do not lie
+   * about early and an optimiser cannot merge both runs. Inputs must be floating point.
+   * Source: Chen et al. 2016, "Training deep nets with sublinear memory cost".
+   */
+  recomputed(inputs: readonly Tracked<V>[], body: (inputs: readonly Tracked<V>[]) => readonly Tracked<V>[]): Tracked<V>[];
+  /**
+   * Cotangents of `wrt`, null where `outputs` do not depend on one. `outputs` come with their own cotangents.
+   * Only what leads to `wrt` is computed; values used several times sum their cotangents.
+   */
+  pullback(outputs: readonly (readonly [output: Tracked<V>, cotangent: V])[], wrt: readonly Tracked<V>[]): (V | null)[];
+}
+
+interface Step<V> {
+  readonly inputs: readonly Tracked<V>[];
+  readonly outputs: readonly Tracked<V>[];
+  back(cotangents: readonly (V | null)[], ledger: Ledger<V>): void;
+}
+
+/** Contributions to the cotangents of the values that are wanted. */
+interface Ledger<V> {
+  wants(of: Tracked<V>): boolean;
+  /** Marks results as wanted where an operand is. */
+  follow(steps: readonly Step<V>[]): void;
+  want(of: Tracked<V>): void;
+  add(to: Tracked<V>, pull: Pull<V>): void;
+  total(of: Tracked<V>): V | null;
+}
+
+function openLedger<V>(g: Emit<V>): Ledger<V> {
+  const wanted = new Set<Tracked<V>>();
+  const pulls = new Map<Tracked<V>, Pull<V>[]>();
+  const totals = new Map<Tracked<V>, V>();
+  const wants = (of: Tracked<V>): boolean => wanted.has(of);
+  const sumUp = (of: Tracked<V>, all: readonly Pull<V>[]): V | null => {
+    const values = all.flatMap((pull) => ('value' in pull ? [pull.value()] : []));
+    const sum = values.length === 0 ? null : values.reduce((a, b) => g.add(a, b));
+    const sparse = all.flatMap((pull) => ('onto' in pull ? [pull] : []));
+    if (sparse.length === 0) return sum;
+    const shape = g.shape(of.value);
+    return sparse.reduce((base, pull) => pull.onto(base), sum === null ? g.fill(of.value, shape, 0) : full(g, sum, shape));
+  };
+  return {
+    wants,
+    want: (of) => { wanted.add(of); },
+    follow(steps) {
+      for (const { inputs, outputs } of steps) if (inputs.some(wants)) for (const output of outputs) wanted.add(output);
+    },
+    add(to, pull) {
+      if (wanted.has(to)) pulls.set(to, [...(pulls.get(to) ?? []), pull]);
+    },
+    total(of) {
+      const total = totals.get(of) ?? sumUp(of, pulls.get(of) ?? []);
+      if (total !== null) totals.set(of, total);
+      return total;
+    },
+  };
+}
+
+/** The way back through steps, last first. */
+function pullThrough<V>(steps: readonly Step<V>[], ledger: Ledger<V>): void {
+  for (const step of [...steps].reverse()) {
+    if (!step.inputs.some(ledger.wants)) continue;
+    const cotangents = step.outputs.map((output) => ledger.total(output));
+    if (cotangents.some((cotangent) => cotangent !== null)) step.back(cotangents, ledger);
+  }
+}
+
+/** `x` bit by bit, but not before `y` is known; neither changes shape. */
+function after<V>(g: Emit<V>, x: V, y: V): V {
+  const lengths: readonly Dim[] = [productOfDims(g.shape(x)), productOfDims(g.shape(y))];
+  const joined = g.concat(0, [g.reshape(x, [at(lengths, 0)]), g.reshape(y, [at(lengths, 1)])]);
+  return g.reshape(at(g.split(joined, 0, lengths), 0), g.shape(x));
+}
+
+export function traced<V>(under: Emit<V>): Tracer<V> {
+  let steps: Step<V>[] = [];
+  const track = (value: V): Tracked<V> => ({ value });
+  /** Remembers one word: `pulls` leads from its cotangents to those of `inputs`, in their order. */
+  const keepAll = (inputs: readonly Tracked<V>[], values: readonly V[], pulls: (dy: readonly (V | null)[]) => Pull<V>[]): Tracked<V>[] => {
+    const outputs = values.map(track);
+    steps.push({ inputs, outputs, back: (dy, ledger) => pulls(dy).forEach((pull, i) => ledger.add(at(inputs, i), pull)) });
+    return outputs;
+  };
+  const keep = (inputs: readonly Tracked<V>[], y: V, pulls: (back: { readonly y: V; readonly dy: V }) => Pull<V>[]): Tracked<V> =>
+    at(keepAll(inputs, [y], ([dy]) => (dy === undefined || dy === null ? [] : pulls({ y, dy }))), 0);
+  type Unary = 'square' | 'sqrt' | 'exp' | 'log' | 'sigmoid' | 'sum' | 'mean' | 'softmax' | 'logSumExp';
+  type Binary = 'add' | 'sub' | 'mul' | 'div';
+  const unary = (word: Unary) => (a: Tracked<V>): Tracked<V> => keep([a], under[word](a.value), (back) => rules[word](under, back, a.value));
+  const binary = (word: Binary) => (a: Tracked<V>, b: Tracked<V>): Tracked<V> =>
+    keep([a, b], under[word](a.value, b.value), (back) => rules[word](under, back, a.value, b.value));
+  const values = (of: readonly Tracked<V>[]): V[] => of.map((one) => one.value);
+
+  const g: Emit<Tracked<V>> = {
+    constant: (tensor) => track(under.constant(tensor)),
+    shape: (a) => under.shape(a.value),
+    fill: (like, shape, value) => track(under.fill(like.value, shape, value)),
+    causalMask: (query, key, window) => track(under.causalMask(query.value, key.value, window)),
+    einsum: (equation, ...xs) => keep(xs, under.einsum(equation, ...values(xs)), (back) => rules.einsum(under, back, equation, ...values(xs))),
+    add: binary('add'), sub: binary('sub'), mul: binary('mul'), div: binary('div'),
+    square: unary('square'), sqrt: unary('sqrt'), exp: unary('exp'), log: unary('log'), sigmoid: unary('sigmoid'),
+    sum: unary('sum'), mean: unary('mean'), softmax: unary('softmax'), logSumExp: unary('logSumExp'),
+    scale: (a, by) => keep([a], under.scale(a.value, by), (back) => rules.scale(under, back, a.value, by)),
+    shift: (a, by) => keep([a], under.shift(a.value, by), (back) => rules.shift(under, back, a.value, by)),
+    rotate: (a, cos, sin) => keep([a, cos, sin], under.rotate(a.value, cos.value, sin.value), (back) => rules.rotate(under, back, a.value, cos.value, sin.value)),
+    gather: (a, indices) => keep([a], under.gather(a.value, indices.value), (back) => rules.gather(under, back, a.value, indices.value)),
+    pick: (a, indices) => keep([a], under.pick(a.value, indices.value), (back) => rules.pick(under, back, a.value, indices.value)),
+    concat: (axis, parts) => keep(parts, under.concat(axis, values(parts)), (back) => rules.concat(under, back, axis, values(parts))),
+    split(a, axis, lengths) {
+      const y = under.split(a.value, axis, lengths);
+      return keepAll([a], y, (dy) => rules.split(under, { y, dy }, a.value, axis, lengths));
+    },
+    reshape: (a, shape) => keep([a], under.reshape(a.value, shape), (back) => rules.reshape(under, back, a.value, shape)),
+    expand: (a, shape) => keep([a], under.expand(a.value, shape), (back) => rules.expand(under, back, a.value, shape)),
+    addRows: (a, indices, updates) =>
+      keep([a, updates], under.addRows(a.value, indices.value, updates.value), (back) => rules.addRows(under, back, a.value, indices.value, updates.value)),
+    addPicked: (a, indices, updates) =>
+      keep([a, updates], under.addPicked(a.value, indices.value, updates.value), (back) => rules.addPicked(under, back, a.value, indices.value, updates.value)),
+  };
+
+  /** Runs `body` with its steps apart. */
+  const apart = <T>(body: () => T): { result: T; inner: Step<V>[] } => {
+    const outside = steps;
+    steps = [];
+    try {
+      return { result: body(), inner: steps };
+    } finally {
+      steps = outside;
+    }
+  };
+
+  return {
+    g, track,
+    recomputed(inputs, body) {
+      const { result, inner } = apart(() => body(inputs));
+      const own = new Set([...inputs, ...inner.flatMap((step) => step.outputs)]);
+      const captured = new Set(inner.flatMap((step) => step.inputs).filter((input) => !own.has(input)));
+      const outputs = result.map(({ value }) => track(value));
+      steps.push({
+        inputs: [...inputs, ...captured], outputs,
+        back(cotangents, ledger) {
+          const first = cotangents.find((cotangent) => cotangent !== null);
+          if (first === undefined || first === null) return;
+          const again = inputs.map(({ value }) => track(after(under, value, first)));
+          const second = apart(() => body(again));
+          again.forEach((copy, i) => { if (ledger.wants(at(inputs, i))) ledger.want(copy); });
+          ledger.follow(second.inner);
+          second.result.forEach((output, i) => {
+            const cotangent = cotangents[i] ?? null;
+            if (cotangent !== null) ledger.add(output, { value: () => cotangent });
+          });
+          pullThrough(second.inner, ledger);
+          again.forEach((copy, i) => {
+            const cotangent = ledger.total(copy);
+            if (cotangent !== null) ledger.add(at(inputs, i), { value: () => cotangent });
+          });
+        },
+      });
+      return outputs;
+    },
+    pullback(outputs, wrt) {
+      const ledger = openLedger(under);
+      for (const variable of wrt) ledger.want(variable);
+      ledger.follow(steps);
+      for (const [output, cotangent] of outputs) ledger.add(output, { value: () => cotangent });
+      pullThrough(steps, ledger);
+      return wrt.map((variable) => {
+        const cotangent = ledger.total(variable);
+        return cotangent === null ? null : full(under, cotangent, under.shape(variable.value));
+      });
+    },
+  };
+}
