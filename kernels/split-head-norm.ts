@@ -15,15 +15,17 @@ export interface SplitHeadNorm<V> {
   /** Query weight times key weight at the elements of the remainder, all applied to queries; null where none is left. */
   readonly nope: V | null; // [g, n]
   readonly eps: number;
+  /** Elements of a head, which the mean is taken over. */
+  readonly headWidth: number;
 }
 
 /** 1 / sqrt(sum of squares / head width + eps). */
-function inverseRms<V>(g: Emit<V>, squares: readonly V[], { kvHeads, ropeWidth, nopeWidth }: PartialRopeDims, eps: number): V {
+function inverseRms<V>(g: Emit<V>, squares: readonly V[], { headWidth, eps }: SplitHeadNorm<V>): V {
   const [first, ...rest] = squares;
   if (first === undefined) throw new RangeError('splitHeadNorm: a head must have at least one element, got none');
   const total = rest.reduce((sum, part) => g.add(sum, part), first);
   const one = g.constant({ dtype: 'float32', shape: [1], data: Float32Array.of(1) });
-  return g.div(one, g.sqrt(g.shift(g.scale(total, 1 / (ropeWidth / kvHeads + nopeWidth)), eps)));
+  return g.div(one, g.sqrt(g.shift(g.scale(total, 1 / headWidth), eps)));
 }
 
 /** Queries before RoPE, rope [b, s, h, m] (zero outside the slots of the head's group) and nope [b, s, g, r, n] -> normed. */
@@ -33,7 +35,7 @@ export function normedQueries<V>(g: Emit<V>, { rope, nope }: SplitHeads<V>, norm
   if (some === null) return { rope, nope };
   const [b, s] = [at(g.shape(some), 0), at(g.shape(some), 1)];
   const squares = [rope, nope].flatMap((part) => (part === null ? [] : [g.reshape(g.sum(g.square(part)), [b, s, heads, 1])]));
-  const inverse = inverseRms(g, squares, dims, norm.eps); // [b, s, h, 1]
+  const inverse = inverseRms(g, squares, norm); // [b, s, h, 1]
   const grouped = g.reshape(inverse, [b, s, kvHeads, heads / kvHeads, 1]);
   return {
     rope: rope === null || norm.queryRope === null ? null : g.mul(g.mul(rope, inverse), norm.queryRope),
@@ -45,7 +47,7 @@ export function normedQueries<V>(g: Emit<V>, { rope, nope }: SplitHeads<V>, norm
 export function keyScales<V>(g: Emit<V>, { rope, nope }: SplitHeads<V>, norm: SplitHeadNorm<V>, dims: PartialRopeDims): V {
   const slots = rope === null ? [] : [g.einsum('bsxge->bsg', g.square(slotsOfHeads(g, rope, dims)))];
   const rest = nope === null ? [] : [g.einsum('bsgn->bsg', g.square(nope))];
-  return inverseRms(g, [...slots, ...rest], dims, norm.eps);
+  return inverseRms(g, [...slots, ...rest], norm);
 }
 
 /** Rotating key elements before RoPE [b, s, m] times their head's scale [b, s, g] and the norm's weight. */

@@ -12,7 +12,7 @@ import type { Gemm } from './linalg/gemm.ts';
 import { withGemm } from './linalg/onnx-gemm.ts';
 import { bodyTensorNames, mlaTensorName } from './models/decoder-weights.ts';
 import { fingerprintOf } from './models/fingerprint.ts';
-import { rowElements, type MlaConfig, type MlaLayerConfig, type MlaTensor } from './models/mla-config.ts';
+import { rowElements, type MlaConfig, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './models/mla-config.ts';
 import type { Model } from './models/model.ts';
 import { planStrategies, type PlanStrategyName } from './plan/index.ts';
 import type { LayerStatistics } from './statistics/layer-statistics.ts';
@@ -92,7 +92,7 @@ export async function convert(model: Model, out: string, options: ConvertOptions
         const { mla, report: layerReport } = await convertLayer(model, layer, { ...options, plan, factor, singularValues }, budget, gemm);
         const file = join(layersDirectory, `${layer}.safetensors`);
         await writeSafetensors(file, tensorSources(mlaTensors(mla)), write);
-        layers.push({ file, config: { rank: mla.rank, frequencies: [...mla.frequencies], nopeWidth: mla.nopeWidth }, report: layerReport });
+        layers.push({ file, config: { rank: mla.rank, frequencies: [...mla.frequencies], nopeWidth: mla.nopeWidth, ...headNormConfig(mla) }, report: layerReport });
         options.onProgress?.(layer + 1, model.config.layers);
       }
     }, options.threads === undefined ? {} : { threads: options.threads });
@@ -140,9 +140,12 @@ async function convertLayer(model: Model, layer: number, options: LayerOptions, 
   };
 }
 
+const headNormConfig = ({ headNorm, kvHeads }: MlaLayer): Pick<MlaLayerConfig, 'headNorm'> => (headNorm === null ? {} : { headNorm: { eps: headNorm.eps, kvHeads } });
+
 /** A layer's tensors under their names in the artefact. */
-export function mlaTensors({ layer, weights }: MlaLayer): [string, HostTensor][] {
-  const tensors: [string, HostTensor][] = [];
+export function mlaTensors({ layer, weights, headNorm }: MlaLayer): [string, HostTensor][] {
+  const norms: readonly [MlaExtra, HostTensor | null][] = headNorm === null ? [] : [['queryRopeNorm', headNorm.queryRope], ['keyRopeNorm', headNorm.keyRope], ['nopeNorm', headNorm.nope]];
+  const tensors = norms.flatMap(([name, weight]): [string, HostTensor][] => (weight === null ? [] : [[`${mlaTensorName(layer, name)}.weight`, weight]]));
   const order: readonly MlaTensor[] = ['queryRope', 'queryNope', 'keyRope', 'down', 'keyUp', 'valueUp', 'output'];
   for (const tensor of order) {
     const projection = weights[tensor];

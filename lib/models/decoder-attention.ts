@@ -93,7 +93,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
         keyRope: weights.optionalLinear(name('keyRope')), down: weights.linear(name('down')),
         up: { key: nopeWidth === 0 ? null : up('keyUp', nopeWidth), value: up('valueUp', headDim) },
         output: weights.linear(name('output')),
-        ...latentExtras(weights, config, name),
+        ...latentExtras(weights, config, headDim, name),
       },
       rotates ? angles(frequencies) : null,
       past === null ? null : { rope: rotates ? pastOf({ past, model }, { layer, name: 'rope' }) : null, latent: pastOf({ past, model }, { layer, name: 'latent' }), keyScale: config.headNorm === undefined ? null : pastOf({ past, model }, { layer, name: 'key_scale' }) },
@@ -107,7 +107,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
 
 /** What only some layers have: norms, and queries of low rank. */
 function latentExtras(
-  weights: WeightValues, { latentNormEps, queryNormEps, queryRank, headNorm }: MlaLayerConfig, name: (tensor: MlaExtra) => string,
+  weights: WeightValues, { latentNormEps, queryNormEps, queryRank, headNorm }: MlaLayerConfig, headWidth: number, name: (tensor: MlaExtra) => string,
 ): Pick<MlaWeights<Value>, 'latentNorm' | 'queryDown' | 'headNorm'> {
   return {
     latentNorm: latentNormEps === undefined ? null : { weight: weights.weight(name('latentNorm')), eps: latentNormEps },
@@ -116,7 +116,7 @@ function latentExtras(
     },
     headNorm: headNorm === undefined ? null : {
       queryRope: weights.optionalWeight(name('queryRopeNorm')), keyRope: weights.optionalWeight(name('keyRopeNorm')),
-      nope: weights.optionalWeight(name('nopeNorm')), eps: headNorm.eps,
+      nope: weights.optionalWeight(name('nopeNorm')), eps: headNorm.eps, headWidth,
     },
   };
 }

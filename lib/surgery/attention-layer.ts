@@ -1,6 +1,7 @@
 import type { HostTensor } from '../../kernels/emit.ts';
 import { sourceAttentionShapes } from '../models/decoder-weights.ts';
 import { weightOf, type Model } from '../models/model.ts';
+import type { HeadNorm } from './head-norm.ts';
 
 /** One projection in float32: weight [out, in], bias [out] or null. */
 export interface Projection {
@@ -22,6 +23,8 @@ export interface AttentionLayer {
   readonly key: Projection; // [kvHeads headDim, hidden]
   readonly value: Projection; // [kvHeads headDim, hidden]
   readonly output: Projection; // [hidden, heads headDim]
+  /** RMSNorm on each query and key head before RoPE; absent or null where there is none. */
+  readonly headNorm?: HeadNorm | null;
   readonly frequencies: Float64Array; // [headDim / 2]
   /** Factor on the scores before softmax. */
   readonly scale: number;
@@ -50,11 +53,13 @@ export async function readAttentionLayer(model: Model, layer: number): Promise<A
     return { weight, bias: await read(`${prefix}.bias`) };
   };
   const names = family.layer(layer);
+  const [queryNorm, keyNorm] = [await read(`${names.queryNorm}.weight`), await read(`${names.keyNorm}.weight`)];
   const { hidden, heads, kvHeads, headDim, window, maxPositions } = config;
   return {
     layer, hidden, heads, kvHeads, headDim, window, maxPositions,
     query: await projection(names.query), key: await projection(names.key),
     value: await projection(names.value), output: await projection(names.output),
+    headNorm: queryNorm === null || keyNorm === null ? null : { query: queryNorm, key: keyNorm, eps: config.normEps },
     frequencies: model.frequencies, scale: model.scale,
   };
 }

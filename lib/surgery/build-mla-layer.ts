@@ -1,11 +1,12 @@
-import { mlaAttentionLayer, type LatentForm } from '../../kernels/index.ts';
+import { mlaAttentionLayer, type HostTensor, type LatentForm, type SplitHeadNorm } from '../../kernels/index.ts';
 import { record } from '../graph/record.ts';
 import type { Port, Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
 import type { AttentionLayer, Projection } from './attention-layer.ts';
 import { plannedRows, queryElements, selectRows, toProjection } from './complex-rows.ts';
 import type { KvFactors } from './joint-kv-svd.ts';
-import { layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
+import { splitHeadNorm } from './head-norm.ts';
+import { headNormValues, layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
 import type { RopePlan } from './rope-plan.ts';
 
 /** A layer of multi-head latent attention: every weight, and what a loader needs beside them. */
@@ -35,11 +36,14 @@ export interface MlaLayer {
     readonly valueUp: Projection; // [g v, R]
     readonly output: Projection; // [d, h v]
   };
-  /** Elements of one cache row [rope key 2n | latent R]. */
+  /** RMSNorm per head in the order of the split weights; null where the source has none. */
+  readonly headNorm: SplitHeadNorm<HostTensor<'float32'>> | null;
+  /** Elements of one cache row [rope key 2n | latent R], and one per KV head where heads have norms. */
   readonly cacheElementsPerToken: number;
   /**
    * Expanded form. hidden [b, s, d], positions [s], past_positions [p], past_rope [b, p, 2n], past_latent [b, p, R] ->
-   * output [b, s, d], rope [b, s, 2n], latent [b, s, R] (the new rows).
+   * output [b, s, d], rope [b, s, 2n], latent [b, s, R] (the new rows); and past_key_scale [b, p, g] -> key_scale [b, s, g]
+   * where heads have norms.
    */
   readonly subgraph: Subgraph;
 }
@@ -71,9 +75,9 @@ export function buildMlaLayer(attention: AttentionLayer, plan: RopePlan, factors
     output: { weight: attention.output.weight, bias: outputBias(attention, factors.outputBias) },
   };
   const frequencies = plan.components.map(({ frequency }) => frequency);
-  const parts = { layer, hidden, heads, kvHeads, valueWidth: headDim, rank, frequencies, nopeWidth, scale, window, maxPositions, weights };
+  const parts = { layer, hidden, heads, kvHeads, valueWidth: headDim, rank, frequencies, nopeWidth, scale, window, maxPositions, weights, headNorm: splitHeadNorm(attention, plan) };
   const subgraph = lazily(() => mlaSubgraph(parts, 'expanded'));
-  return { ...parts, cacheElementsPerToken: 2 * frequencies.length + rank, get subgraph() { return subgraph(); } };
+  return { ...parts, cacheElementsPerToken: 2 * frequencies.length + rank + (parts.headNorm === null ? 0 : kvHeads), get subgraph() { return subgraph(); } };
 }
 
 /** b_o + W_o b_v, the value bias repeated for the query heads of its group, and what the factors add. */
@@ -94,7 +98,7 @@ function outputBias({ output, value, heads, kvHeads, headDim, hidden }: Attentio
 
 /** A layer on its own as a subgraph, in either form. */
 export function mlaSubgraph(mla: Omit<MlaLayer, 'subgraph' | 'cacheElementsPerToken'>, form: LatentForm): Subgraph {
-  const { layer, hidden, heads, kvHeads, valueWidth, rank, frequencies, nopeWidth, scale, window, maxPositions, weights } = mla;
+  const { layer, hidden, heads, kvHeads, valueWidth, rank, frequencies, nopeWidth, scale, window, maxPositions, weights, headNorm } = mla;
   const ropeWidth = 2 * frequencies.length;
   const inputs = {
     ...layerInputs(hidden),
@@ -104,6 +108,7 @@ export function mlaSubgraph(mla: Omit<MlaLayer, 'subgraph' | 'cacheElementsPerTo
   } as const satisfies Record<string, Omit<Port, 'name'>>;
   return record(`mla-${form}-${layer}`, inputs, (g, x) => {
     const value = projectionValues(g);
+    const pastScale = headNorm === null ? null : g.input({ name: 'past_key_scale', dtype: 'float32', shape: ['b', 'p', kvHeads] });
     const optional = (name: string, projection: Projection | null) => (projection === null ? null : value(name, projection));
     const mask = g.causalMask(x.positions, g.concat(0, [x.past_positions, x.positions]), window);
     const { output, rows } = mlaAttentionLayer(
@@ -115,13 +120,14 @@ export function mlaSubgraph(mla: Omit<MlaLayer, 'subgraph' | 'cacheElementsPerTo
           key: weights.keyUp === null ? null : g.reshape(value('k_up_proj', weights.keyUp).weight, [kvHeads, nopeWidth, rank]),
           value: g.reshape(value('v_up_proj', weights.valueUp).weight, [kvHeads, valueWidth, rank]),
         },
+        headNorm: headNormValues(g, headNorm),
       },
       ropeWidth === 0 ? null : recordAngles(g, frequencies, x.positions, maxPositions),
-      { rope: ropeWidth === 0 ? null : x.past_rope, latent: x.past_latent },
+      { rope: ropeWidth === 0 ? null : x.past_rope, latent: x.past_latent, keyScale: pastScale },
       { join: true, masks: [mask] },
       { heads, kvHeads, ropeWidth, nopeWidth, valueWidth, scale },
       form,
     );
-    return { output, ...(rows.rope === null ? {} : { rope: rows.rope }), latent: rows.latent };
+    return { output, ...(rows.rope === null ? {} : { rope: rows.rope }), latent: rows.latent, ...(rows.keyScale == null ? {} : { key_scale: rows.keyScale }) };
   });
 }

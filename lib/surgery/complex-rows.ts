@@ -121,6 +121,15 @@ export function selectRows(from: Rows, rows: readonly number[]): Rows {
   return { weight, bias: bias === null ? null : Float64Array.from(rows, (row) => bias[row] ?? NaN), rows: rows.length, cols };
 }
 
+/** The given rows where they are, and zero in place of all others. */
+export function zeroOtherRows({ weight, bias, rows, cols }: Rows, keep: readonly number[]): Rows {
+  const kept = new Set(keep);
+  return {
+    rows, cols, weight: weight.map((value, i) => (kept.has(Math.floor(i / cols)) ? value : 0)),
+    bias: bias === null ? null : bias.map((value, row) => (kept.has(row) ? value : 0)),
+  };
+}
+
 /** Rounded to float32 tensors, as graphs and files take them. */
 export function toProjection({ weight, bias, rows, cols }: Rows): Projection {
   const tensor = (shape: number[], data: Float64Array): HostTensor<'float32'> => ({ dtype: 'float32', shape, data: Float32Array.from(data) });

@@ -1,5 +1,5 @@
 /** What the subgraphs of one layer have in common: their inputs, their weights as values, their angles. */
-import { ropeAngles, ropeTables, type Linear, type RopeAngles } from '../../kernels/index.ts';
+import { ropeAngles, ropeTables, type HostTensor, type Linear, type RopeAngles, type SplitHeadNorm } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../graph/record.ts';
 import type { Port } from '../graph/subgraph.ts';
 import type { Projection } from './attention-layer.ts';
@@ -17,6 +17,13 @@ export const projectionValues = (g: Recorder) => (name: string, { weight, bias }
   weight: g.parameter(`${name}.weight`, weight),
   bias: bias === null ? null : g.parameter(`${name}.bias`, bias),
 });
+
+/** A norm per head as values of a recording, under its tensor names. */
+export function headNormValues(g: Recorder, norm: SplitHeadNorm<HostTensor> | null): SplitHeadNorm<Value> | null {
+  if (norm === null) return null;
+  const value = (name: string, weight: HostTensor | null): Value | null => (weight === null ? null : g.parameter(`${name}.weight`, weight));
+  return { ...norm, queryRope: value('q_rope_norm', norm.queryRope), keyRope: value('k_rope_norm', norm.keyRope), nope: value('nope_norm', norm.nope) };
+}
 
 export function recordAngles(g: Recorder, frequencies: readonly number[], positions: Value, maxPositions: number): RopeAngles<Value> {
   const { cos, sin } = ropeTables(frequencies, maxPositions);

@@ -1,4 +1,4 @@
-import { linearHeads, partialRopeKey, partialRopeQuery } from '../../kernels/index.ts';
+import { keyScales, linear, linearHeads, normedQueries, normedRopeKey, partialRopeQuery, rotatedKey } from '../../kernels/index.ts';
 import { record } from '../graph/record.ts';
 import type { Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
@@ -6,8 +6,9 @@ import { isPlanStrategyName, planStrategies, type PlanStrategyName } from '../pl
 import type { PlanStrategy } from '../plan/strategy.ts';
 import { checkStatistics, type LayerStatistics } from '../statistics/layer-statistics.ts';
 import { checkAttentionLayer, pairsPerHead, type AttentionLayer } from './attention-layer.ts';
-import { plannedRows, remainingElements, toProjection } from './complex-rows.ts';
-import { layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
+import { plannedRows, queryElements, remainingElements, toProjection, zeroOtherRows } from './complex-rows.ts';
+import { checkHeadNorm, splitHeadNorm } from './head-norm.ts';
+import { headNormValues, layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
 import type { PlanChoice, RopePlan } from './rope-plan.ts';
 
 export interface RankRopeDimsOptions {
@@ -46,6 +47,7 @@ export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', 
 /** A plan from a strategy's choice, or from components of your own. */
 export function ropePlan(attention: AttentionLayer, strategy: string, choice: PlanChoice): RopePlan {
   const { layer, kvHeads } = attention;
+  checkHeadNorm('rankRopeDims', attention, strategy, choice);
   const subgraph = lazily(() => planSubgraph(attention, choice));
   return {
     layer, strategy, ...choice,
@@ -59,18 +61,27 @@ function planSubgraph(attention: AttentionLayer, choice: PlanChoice): Subgraph {
   const { layer, heads, kvHeads, headDim, hidden, maxPositions } = attention;
   const rows = plannedRows(attention, choice);
   const ropeWidth = 2 * choice.components.length;
+  const dims = { heads, kvHeads, ropeWidth, nopeWidth: headDim };
+  const wholeHeads = Array.from({ length: kvHeads }, () => Array.from({ length: headDim }, (_, element) => element));
+  const headNorm = splitHeadNorm(attention, { components: choice.components, nopeElements: wholeHeads });
+  // A norm counts every element once: those that rotate are then left out of the remainder.
+  const queryNope = headNorm === null ? rows.queryNope : zeroOtherRows(rows.queryNope, queryElements({ nopeElements: remainingElements(attention, choice) }, attention));
   return record(`rope-plan-${layer}`, layerInputs(hidden), (g, x) => {
     const value = projectionValues(g);
     const angles = recordAngles(g, choice.components.map(({ frequency }) => frequency), x.positions, maxPositions);
     const weights = {
       queryRope: value('q_rope_proj', toProjection(rows.queryRope)),
-      queryNope: value('q_nope_proj', toProjection(rows.queryNope)),
+      queryNope: value('q_nope_proj', toProjection(queryNope)),
       keyRope: value('k_rope_proj', toProjection(rows.keyRope)),
     };
-    const { rope, nope } = partialRopeQuery(g, x.hidden, weights, angles, { heads, kvHeads, ropeWidth, nopeWidth: headDim });
-    const kRope = partialRopeKey(g, x.hidden, weights, angles);
-    const kNope = linearHeads(g, x.hidden, value('k_nope_proj', toProjection(rows.keyNope)), [kvHeads], headDim);
-    if (rope === null || nope === null || kRope === null) throw new RangeError(`rankRopeDims: a plan must keep at least one component for layer ${layer}`);
+    const norm = headNormValues(g, headNorm);
+    const { rope, nope } = partialRopeQuery(g, x.hidden, weights, angles, dims, (parts) => (norm === null ? parts : normedQueries(g, parts, norm, dims)));
+    const key = linear(g, x.hidden, weights.keyRope);
+    const rest = linearHeads(g, x.hidden, value('k_nope_proj', toProjection(rows.keyNope)), [kvHeads], headDim);
+    const scales = norm === null ? null : keyScales(g, { rope: key, nope: rest }, norm, dims);
+    const kRope = rotatedKey(g, norm === null || scales === null ? key : normedRopeKey(g, key, scales, norm, dims), angles);
+    const kNope = scales === null ? rest : g.mul(rest, g.reshape(scales, ['b', 's', kvHeads, 1]));
+    if (rope === null || nope === null) throw new RangeError(`rankRopeDims: a plan must keep at least one component for layer ${layer}`);
     return {
       qRope: g.reshape(rope, ['b', 's', heads, ropeWidth]), kRope, qNope: g.reshape(nope, ['b', 's', heads, headDim]), kNope,
     };
