@@ -9,7 +9,7 @@ import { partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWei
 import { rmsNorm } from './rms-norm.ts';
 import { rope, type RopeAngles } from './rope.ts';
 import { keyScales, normedQueries, normedRopeKey, type SplitHeadNorm } from './split-head-norm.ts';
-import { maskOf, segmentRows, type Segmentation } from './segments.ts';
+import { maskOf, plainStore, segmentReaders, segmentRows, type RowStore, type Segmentation } from './segments.ts';
 
 export interface AttentionDims {
   readonly heads: number;
@@ -92,9 +92,16 @@ export interface MlaDims extends PartialRopeDims {
 export const latentForms = { expanded: expandedAttention, absorbed: absorbedAttention } as const;
 export type LatentForm = keyof typeof latentForms;
 
+/** Where the parts of a layer's rows are kept. */
+export interface MlaStores<V> {
+  readonly rope: RowStore<V>;
+  readonly latent: RowStore<V>;
+}
+
 /** Latent attention in either form. x: [b, s, d] -> output [b, s, d], what o_proj reads, and the current tokens' cache rows. */
 export function mlaAttentionLayer<V>(
   g: Emit<V>, x: V, w: MlaWeights<V>, angles: RopeAngles<V> | null, past: MlaRows<V> | null, segmentation: Segmentation<V>, dims: MlaDims, form: LatentForm,
+  stores: MlaStores<V> = { rope: plainStore(g, past?.rope ?? null), latent: plainStore(g, past?.latent ?? null) },
 ): { output: V; attended: V; rows: MlaRows<V> } {
   const { headNorm = null, latentNorm = null, queryDown = null } = w;
   const normed = (value: V, norm: Norm<V> | null): V => (norm === null ? value : rmsNorm(g, value, norm.weight, norm.eps));
@@ -106,11 +113,10 @@ export function mlaAttentionLayer<V>(
   const scales = headNorm === null ? null : keyScales(g, { rope: key, nope: nopeKey }, headNorm, dims);
   const normedKey = key === null || headNorm === null || scales === null ? key : normedRopeKey(g, key, scales, headNorm, dims);
   const rows: MlaRows<V> = { rope: normedKey === null || angles === null ? null : rotatedKey(g, normedKey, angles), latent, keyScale: scales };
-  const optional = (old: V | null, current: V | null): V[] | null => (current === null ? null : segmentRows(g, old, current, segmentation));
-  const ropeKeys = optional(past?.rope ?? null, rows.rope);
-  const scaleRows = optional(past?.keyScale ?? null, scales);
-  const segments = segmentRows(g, past?.latent ?? null, latent, segmentation).map((rowsOfSegment, i) => ({
-    ropeKey: ropeKeys === null ? null : at(ropeKeys, i), latent: rowsOfSegment, keyScale: scaleRows === null ? null : at(scaleRows, i), mask: maskOf(segmentation, i),
+  const ropeKeys = rows.rope === null ? null : segmentReaders(g, stores.rope, rows.rope, segmentation);
+  const scaleRows = scales === null ? null : segmentRows(g, past?.keyScale ?? null, scales, segmentation);
+  const segments = segmentReaders(g, stores.latent, latent, segmentation).map((latentRows, i) => ({
+    ropeKey: ropeKeys === null ? null : at(ropeKeys, i), latent: latentRows, keyScale: scaleRows === null ? null : at(scaleRows, i), mask: maskOf(segmentation, i),
   }));
   const [b, s] = batchAndTokens(g, x);
   const attended = g.reshape(latentForms[form](g, query, segments, w.up, dims.scale), [b, s, dims.heads * dims.valueWidth]); // [b, s, h v]

@@ -14,4 +14,5 @@ export * from './rms-norm.ts';
 export * from './rope.ts';
 export * from './segments.ts';
 export * from './split-head-norm.ts';
+export * from './stored-rows.ts';
 export * from './swiglu.ts';

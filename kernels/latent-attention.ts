@@ -7,6 +7,7 @@
 import { at } from './at.ts';
 import type { Emit } from './emit.ts';
 import { softmaxOverSegments, sumOver } from './attention.ts';
+import type { RowReader } from './stored-rows.ts';
 
 /** A part is null where a conversion leaves nothing of it: no remainder (all pairs rotate) or no rotation at all. */
 export interface LatentQuery<V> {
@@ -15,8 +16,8 @@ export interface LatentQuery<V> {
 }
 
 export interface LatentSegment<V> {
-  readonly ropeKey: V | null; // [b, t, m], rotated
-  readonly latent: V; // [b, t, c]
+  readonly ropeKey: RowReader<V> | null; // [b, t, m], rotated
+  readonly latent: RowReader<V>; // [b, t, c]
   /** What the keys rebuilt from the latent are multiplied by; absent where nothing is (no norm per head). */
   readonly keyScale?: V | null; // [b, t, g]
   readonly mask: V | null; // [s, t]
@@ -28,8 +29,8 @@ export interface UpProjections<V> {
 }
 
 /** Scores of the rotating part against one segment: [b, g, r, s, t]; none where nothing rotates. */
-function ropeScores<V>(g: Emit<V>, query: V | null, segment: LatentSegment<V>): V[] {
-  return query === null || segment.ropeKey === null ? [] : [g.einsum('bsgrm,btm->bgrst', query, segment.ropeKey)];
+function ropeScores<V>(query: V | null, segment: LatentSegment<V>): V[] {
+  return query === null || segment.ropeKey === null ? [] : [segment.ropeKey.score(query)];
 }
 
 /** Scores [b, g, r, s, t] of rebuilt keys times the keys' own factors. */
@@ -51,14 +52,14 @@ export function expandedAttention<V>(
   const nope = scaled(g, query.nope, scale);
   const rope = scaled(g, query.rope, scale);
   const scores = segments.map((segment) => {
-    const terms = ropeScores(g, rope, segment);
+    const terms = ropeScores(rope, segment);
     if (nope === null || up.key === null) return sumOver(g, terms);
-    const key = g.einsum('btc,gnc->btgn', segment.latent, up.key);
+    const key = g.einsum('btc,gnc->btgn', segment.latent.widen(), up.key);
     return sumOver(g, [withKeyScale(g, g.einsum('bsgrn,btgn->bgrst', nope, key), segment), ...terms]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
   return sumOver(g, weights.map((weight, i) => {
-    const value = g.einsum('btc,gvc->btgv', at(segments, i).latent, up.value);
+    const value = g.einsum('btc,gvc->btgv', at(segments, i).latent.widen(), up.value);
     return g.einsum('bgrst,btgv->bsgrv', weight, value);
   }));
 }
@@ -75,10 +76,10 @@ export function absorbedAttention<V>(
   const rope = scaled(g, query.rope, scale);
   const latentQuery = nope === null || up.key === null ? null : g.einsum('bsgrn,gnc->bsgrc', nope, up.key);
   const scores = segments.map((segment) => {
-    const terms = ropeScores(g, rope, segment);
-    return sumOver(g, latentQuery === null ? terms : [withKeyScale(g, g.einsum('bsgrc,btc->bgrst', latentQuery, segment.latent), segment), ...terms]);
+    const terms = ropeScores(rope, segment);
+    return sumOver(g, latentQuery === null ? terms : [withKeyScale(g, segment.latent.score(latentQuery), segment), ...terms]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
-  const attended = sumOver(g, weights.map((weight, i) => g.einsum('bgrst,btc->bsgrc', weight, at(segments, i).latent)));
+  const attended = sumOver(g, weights.map((weight, i) => at(segments, i).latent.weigh(weight)));
   return g.einsum('bsgrc,gvc->bsgrv', attended, up.value);
 }

@@ -1,5 +1,6 @@
 import { at } from './at.ts';
 import type { Emit } from './emit.ts';
+import { plainRows, type RowReader } from './stored-rows.ts';
 
 /**
  * How attention sees cached and current rows. Joined: one segment of past and current rows behind each other, cheap
@@ -24,3 +25,21 @@ export function segmentRows<V>(g: Emit<V>, past: V | null, current: V, { join }:
 
 /** The mask that belongs to segment i. */
 export const maskOf = <V>(segmentation: Segmentation<V>, i: number): V | null => at(segmentation.masks, i);
+
+/** One cached part of a layer: its old rows (null when nothing is cached), and what becomes of new ones. */
+export interface RowStore<V> {
+  readonly past: RowReader<V> | null;
+  /** Takes the current tokens' rows [b, s, n] and gives them back as they will be read from the cache. */
+  keep(rows: V): RowReader<V>;
+}
+
+/** A part kept as plain values. */
+export const plainStore = <V>(g: Emit<V>, past: V | null): RowStore<V> =>
+  ({ past: past === null ? null : plainRows(g, past), keep: (rows) => plainRows(g, rows) });
+
+/** `segmentRows` for rows in any format. */
+export function segmentReaders<V>(g: Emit<V>, { past, keep }: RowStore<V>, current: V, { join }: Segmentation<V>): RowReader<V>[] {
+  const kept = keep(current);
+  if (past === null) return [kept];
+  return join ? [plainRows(g, g.concat(1, [past.widen(), kept.widen()]))] : [past, kept];
+}

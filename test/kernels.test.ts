@@ -1,7 +1,7 @@
 /** Every kernel: the ONNX reading equals the float64 reading, and two spellings of one function agree. All axes are different primes. */
 import t from 'tap';
 import {
-  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, linear, logits, negativeLogLikelihood, rmsNorm, rope, ropeAngles, ropeTables, swiglu,
+  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, linear, logits, negativeLogLikelihood, plainRows, rmsNorm, rope, ropeAngles, ropeTables, swiglu,
   type Emit, type HostTensor,
 } from '../kernels/index.ts';
 import { eager, toEager } from '../lib/eager.ts';
@@ -36,8 +36,8 @@ const latentFeeds = {
 const latent = <V>(g: Emit<V>, x: Readonly<Record<string, V>>, form: typeof expandedAttention): V => form(
   g, { nope: need(x, 'nope'), rope: need(x, 'rope') },
   [
-    { ropeKey: need(x, 'rope0'), latent: need(x, 'latent0'), mask: null },
-    { ropeKey: need(x, 'rope1'), latent: need(x, 'latent1'), mask: g.causalMask(need(x, 'positions'), need(x, 'positions'), null) },
+    { ropeKey: plainRows(g, need(x, 'rope0')), latent: plainRows(g, need(x, 'latent0')), mask: null },
+    { ropeKey: plainRows(g, need(x, 'rope1')), latent: plainRows(g, need(x, 'latent1')), mask: g.causalMask(need(x, 'positions'), need(x, 'positions'), null) },
   ],
   { key: need(x, 'keyUp'), value: need(x, 'valueUp') }, 0.2,
 );
