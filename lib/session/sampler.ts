@@ -53,7 +53,7 @@ export function samplingCandidates(logits: Float32Array, options: SamplingOption
   if (!cut && topP === 1) return normalised(atLeast(weights, Number.MIN_VALUE), weights);
   const likelier = (a: number, b: number): number => (logits[b] ?? 0) - (logits[a] ?? 0) || a - b;
   const ranked = (cut ? atLeast(logits, kthLargest(logits, topK)) : nucleusSuperset(weights, topP)).sort(likelier).slice(0, topK);
-  const enough = topP * (cut ? sumAt(ranked, weights) : weights.reduce((sum, weight) => sum + weight, 0));
+  const enough = topP === 1 ? Infinity : topP * (cut ? sumAt(ranked, weights) : weights.reduce((sum, weight) => sum + weight, 0));
   let kept = 0;
   let count = 0;
   while (count < ranked.length && (count === 0 || kept < enough)) kept += weights[ranked[count++] ?? 0] ?? 0;

@@ -1,0 +1,214 @@
+import { join } from 'node:path';
+import fc from 'fast-check';
+import t from 'tap';
+import { openModel } from '../lib/models/model.ts';
+import { seededRandom } from '../lib/random.ts';
+import { finishGeneration, generate, type GenerateOptions, type GenerationResult } from '../lib/session/generate.ts';
+import { perplexity } from '../lib/session/perplexity.ts';
+import { sampleToken, samplingCandidates } from '../lib/session/sampler.ts';
+import { openSession } from '../lib/session/session.ts';
+import { stopStrings } from '../lib/session/stop-strings.ts';
+import { openTokenizer } from '../lib/text/tokenizer.ts';
+import { temporaryDirectory, zooModelWithTokenizer } from './support/zoo-model.ts';
+
+const settings = fc.record({
+  logits: fc.array(fc.integer({ min: -40, max: 40 }).map((n) => n / 8), { minLength: 1, maxLength: 31 }),
+  temperature: fc.constantFrom(0.125, 0.5, 1, 2),
+  topK: fc.option(fc.integer({ min: 1, max: 37 }), { nil: undefined }),
+  topP: fc.option(fc.constantFrom(0.05, 0.3, 0.7, 0.95, 1), { nil: undefined }),
+});
+
+/** Candidates by the book: sort the whole softmax, cut to k, then to the shortest head of mass p. */
+function reference(logits: readonly number[], temperature: number, topK = logits.length, topP = 1): Map<number, number> {
+  const top = Math.max(...logits);
+  const ranked = logits.map((logit, id) => ({ id, weight: Math.exp((logit - top) / temperature), logit }))
+    .sort((a, b) => b.logit - a.logit || a.id - b.id).slice(0, topK);
+  const mass = ranked.reduce((sum, { weight }) => sum + weight, 0);
+  let before = 0;
+  const kept = ranked.filter(({ weight }, i) => {
+    const inside = i === 0 || topP === 1 || before < topP * mass;
+    before += weight;
+    return inside;
+  });
+  const keptMass = kept.reduce((sum, { weight }) => sum + weight, 0);
+  return new Map(kept.map(({ id, weight }) => [id, weight / keptMass]));
+}
+
+t.test('candidates are the head of the sorted softmax, for every k, p and temperature', async (t) => {
+  fc.assert(fc.property(settings, ({ logits, temperature, topK, topP }) => {
+    const { ids, probabilities } = samplingCandidates(Float32Array.from(logits), { temperature, topK, topP });
+    const wanted = reference(logits, temperature, topK, topP);
+    return ids.length === wanted.size && ids.every((id, i) => Math.abs((probabilities[i] ?? NaN) - (wanted.get(id) ?? NaN)) < 1e-12);
+  }), { numRuns: 500 });
+  t.pass('500 random settings');
+});
+
+t.test('draws follow the probabilities', async (t) => {
+  const logits = Float32Array.of(0, 1.5, -1, 2, 0.5, 2, -Infinity);
+  const options = { temperature: 0.8, topP: 0.9 };
+  const random = seededRandom(7);
+  const draws = 20011;
+  const counts = new Map<number, number>();
+  for (let i = 0; i < draws; i++) {
+    const id = sampleToken(logits, options, random);
+    counts.set(id, (counts.get(id) ?? 0) + 1);
+  }
+  const { ids, probabilities } = samplingCandidates(logits, options);
+  t.same([...counts.keys()].sort(), [...ids].sort(), 'every candidate and no other token is drawn');
+  let chiSquare = 0;
+  for (const [i, id] of ids.entries()) {
+    const expected = draws * (probabilities[i] ?? NaN);
+    chiSquare += ((counts.get(id) ?? 0) - expected) ** 2 / expected;
+  }
+  t.equal(ids.length, 3);
+  t.ok(chiSquare < 13.8, `chi square ${chiSquare} of 2 degrees of freedom is below its 0.1 % point`);
+  t.notOk(Array.from({ length: 997 }, () => sampleToken(logits, { temperature: 5 }, random)).includes(6), 'a token of logit -Infinity is never drawn');
+});
+
+t.test('temperature 0 is greedy; settings and logits are checked', async (t) => {
+  const logits = Float32Array.of(1, 3, 3, 2);
+  t.equal(sampleToken(logits, {}, seededRandom(0)), 1, 'the lowest id among equals');
+  const random = seededRandom(3);
+  const before = random.state();
+  sampleToken(logits, {}, random);
+  t.same(random.state(), before, 'greedy draws nothing');
+  for (const [options, rule] of [
+    [{ temperature: -1 }, /temperature must be 0 or more, got -1/], [{ temperature: Infinity }, /temperature must be 0 or more/],
+    [{ topK: 0 }, /topK must be 1 or more, got 0/], [{ topK: 1.5 }, /topK/], [{ topP: 0 }, /topP must be above 0 and at most 1, got 0/], [{ topP: 1.1 }, /topP/],
+  ] as const) t.throws(() => sampleToken(logits, options, seededRandom(0)), { message: rule });
+  t.throws(() => sampleToken(Float32Array.of(0, NaN), {}, seededRandom(0)), { message: /logits must be numbers, got NaN for token 1/ });
+  t.throws(() => sampleToken(new Float32Array(0), {}, seededRandom(0)), { message: /at least one entry/ });
+});
+
+t.test('stop strings: given out is all before the first one, however the text is cut', async (t) => {
+  const alphabet = fc.stringMatching(/^[ab]{0,17}$/);
+  fc.assert(fc.property(fc.array(alphabet, { maxLength: 11 }), fc.array(fc.stringMatching(/^[abc]{1,4}$/), { maxLength: 3 }), (pieces, stops) => {
+    const scan = stopStrings(stops);
+    let out = '';
+    let stopped = false;
+    for (const piece of pieces) {
+      const step = scan.push(piece);
+      out += step.text;
+      stopped = step.stopped;
+      if (stopped) break;
+    }
+    if (!stopped) out += scan.end();
+    const text = pieces.join('');
+    if (!stops.some((stop) => text.includes(stop))) return !stopped && out === text;
+    return stopped && text.startsWith(out) && stops.some((stop) => text.startsWith(stop, out.length)) && !stops.some((stop) => out.includes(stop));
+  }), { numRuns: 500 });
+  t.throws(() => stopStrings(['']), { message: /at least one character/ });
+});
+
+t.test('generation over a zoo model', async (t) => {
+  const directory = zooModelWithTokenizer('llama-gqa-tied', join(temporaryDirectory((clean) => t.teardown(clean)), 'model'));
+  const model = await openModel(directory);
+  const tokenizer = await openTokenizer(directory);
+  const session = openSession(model, { threads: 1, chunkTokens: 5 });
+  t.teardown(() => session.close());
+  const prompt = tokenizer.encode('To be, or');
+  t.equal(prompt.length, 9);
+  const run = async (options: GenerateOptions, ids: readonly number[] = prompt): Promise<GenerationResult & { readonly streamed: string; readonly seen: readonly number[] }> => {
+    const texts: string[] = [];
+    const seen: number[] = [];
+    const result = await finishGeneration(generate(session, ids, { tokenizer, stopIds: [], ...options }), ({ id, text }) => {
+      seen.push(id);
+      texts.push(text);
+    });
+    return { ...result, streamed: texts.join(''), seen };
+  };
+
+  await t.test('greedy decoding is the argmax of an uncached prefill, token by token', async (t) => {
+    const { ids } = await run({ maxTokens: 7 });
+    const all = [...prompt, ...ids];
+    const { data } = await session.logits(session.createCache(), all);
+    const greedy = ids.map((_, i) => sampleToken(data.subarray((prompt.length - 1 + i) * 97, (prompt.length + i) * 97), {}, seededRandom(0)));
+    t.same(ids, greedy);
+  });
+  await t.test('streamed text is the text is the decoded ids; a seed fixes them', async (t) => {
+    const options = { maxTokens: 29, temperature: 1.5, seed: 11 };
+    const first = await run(options);
+    t.equal(first.ids.length, 29);
+    t.equal(first.finishReason, 'max-tokens');
+    t.equal(first.streamed, first.text);
+    t.equal(first.text, tokenizer.decode(first.ids, { skipSpecial: true }));
+    t.same(first.seen, first.ids);
+    t.same((await run(options)).ids, first.ids);
+    t.notSame((await run({ ...options, seed: 12 })).ids, first.ids);
+  });
+  await t.test('stop tokens and stop strings', async (t) => {
+    const free = await run({ maxTokens: 23, temperature: 2, seed: 5 });
+    const at = free.ids.findIndex((id, i) => i >= 3 && free.ids.indexOf(id) === i && !tokenizer.specialIds.has(id));
+    const stopped = await run({ maxTokens: 23, temperature: 2, seed: 5, stopIds: [free.ids[at] ?? NaN] });
+    t.same(stopped.ids, free.ids.slice(0, at + 1), 'the stop token is the last id');
+    t.equal(stopped.text, tokenizer.decode(free.ids.slice(0, at), { skipSpecial: true }), 'and gives no text');
+    t.equal(stopped.finishReason, 'stop-token');
+    const stop = free.text.slice(4, 7);
+    const cut = await run({ maxTokens: 23, temperature: 2, seed: 5, stopStrings: ['not there', stop] });
+    t.equal(cut.text, free.text.slice(0, free.text.indexOf(stop)));
+    t.equal(cut.streamed, cut.text);
+    t.equal(cut.finishReason, 'stop-string');
+    t.same(cut.ids, free.ids.slice(0, cut.ids.length));
+  });
+  await t.test('a full context ends generation; a longer prompt is refused', async (t) => {
+    const long = Array.from({ length: 61 }, (_, i) => prompt[i % prompt.length] ?? 0);
+    const full = await run({ maxTokens: 50 }, long);
+    t.equal(full.finishReason, 'context-full');
+    t.equal(full.ids.length, 4, 'one from the prompt and one behind each of the 3 free rows');
+    t.equal(full.cacheBytes, full.cacheBytesAllocated);
+    t.equal((await run({ maxTokens: 4 }, long)).finishReason, 'max-tokens');
+    await t.rejects(run({}, [...long, ...long]), { message: 'generate: prompt must fit the context of 64 tokens, got 122' });
+    await t.rejects(run({}, []), { message: /at least one token/ });
+    await t.rejects(run({ maxTokens: 0 }), { message: /maxTokens must be 1 or more, got 0/ });
+    await t.rejects(run({}, [3, 97]), { message: /token ids must be 0\.\.96, got 97/ });
+  });
+  await t.test('a given cache is continued', async (t) => {
+    const whole = await run({ maxTokens: 11 });
+    const cache = session.createCache();
+    await session.prefill(cache, prompt.slice(0, 4));
+    t.same((await run({ maxTokens: 11, cache }, prompt.slice(4))).ids, whole.ids);
+    await t.rejects(run({ cache }, prompt.concat(Array.from({ length: 50 }, () => 3))), { message: /got 59 behind 19 cached ones/ });
+  });
+  await t.test('speeds come from the clock, bytes from the buffers', async (t) => {
+    let now = 0;
+    const result = await run({ maxTokens: 5, clock: () => (now += 500) });
+    t.equal(result.prefillTokensPerSecond, prompt.length / 0.5);
+    t.equal(result.decodeTokensPerSecond, 2);
+    // 3 layers x (key and value) x 2 heads x 16 elements x 4 bytes
+    t.equal(result.cacheBytes, (prompt.length + 4) * 3 * 2 * 2 * 16 * 4);
+    t.equal(result.cacheBytesAllocated, (prompt.length + 5) * 3 * 2 * 2 * 16 * 4);
+    t.equal((await run({ maxTokens: 1 })).decodeTokensPerSecond, null);
+  });
+  await t.test('a signal stops it, in the prompt and between tokens', async (t) => {
+    const inPrompt = new AbortController();
+    await t.rejects(run({ signal: inPrompt.signal, onPrefill: () => inPrompt.abort(new Error('enough of the prompt')) }), { message: 'enough of the prompt' });
+    const stop = new AbortController();
+    const seen: number[] = [];
+    await t.rejects(finishGeneration(generate(session, prompt, { stopIds: [], maxTokens: 40, signal: stop.signal }), ({ id }) => {
+      seen.push(id);
+      if (seen.length === 3) stop.abort(new Error('enough'));
+    }), { message: 'enough' });
+    t.equal(seen.length, 3);
+  });
+  await t.test('perplexity is the mean of the windows', async (t) => {
+    const ids = tokenizer.encode('that is the question: whether tis nobler in the mind to suffer');
+    const result = await perplexity(session, ids, { window: 13, windows: 3, clock: (() => { let now = 0; return () => (now += 1000); })() });
+    const nll = [0, 1, 2].map(async (w) => {
+      const window = ids.slice(w * 13, (w + 1) * 13);
+      const { data } = await session.logits(session.createCache(), window);
+      const nats = window.slice(1).map((id, i) => {
+        const row = Array.from(data.subarray(i * 97, (i + 1) * 97));
+        return Math.log(row.reduce((sum, logit) => sum + Math.exp(logit), 0)) - (row[id] ?? NaN);
+      });
+      return nats.reduce((sum, x) => sum + x, 0) / 12;
+    });
+    const wanted = await Promise.all(nll);
+    for (const [i, value] of result.nllPerWindow.entries()) t.ok(Math.abs(value - (wanted[i] ?? NaN)) < 1e-5, `window ${i}: ${value} is ${wanted[i]}`);
+    t.ok(Math.abs(Math.log(result.perplexity) - wanted.reduce((sum, x) => sum + x, 0) / 3) < 1e-5);
+    t.match(result, { tokens: 39, window: 13, windows: 3, tokensPerSecond: 39 });
+    t.equal((await perplexity(session, ids, { window: 13 })).windows, 4, 'all whole windows');
+    await t.rejects(perplexity(session, ids, { window: 63 }), { message: `perplexity: text must have at least 63 tokens for 1 window of 63, got ${ids.length}` });
+    await t.rejects(perplexity(session, ids, { window: 13, windows: 5 }), { message: /at least 65 tokens for 5 windows of 13, got 62/ });
+    await t.rejects(perplexity(session, ids, { window: 65 }), { message: /window must be 2\.\.64 tokens, got 65/ });
+  });
+});
