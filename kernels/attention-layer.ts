@@ -100,7 +100,7 @@ export interface MlaStores<V> {
 
 /** Latent attention in either form. x: [b, s, d] -> output [b, s, d], what o_proj reads, and the current tokens' cache rows. */
 export function mlaAttentionLayer<V>(
-  g: Emit<V>, x: V, w: MlaWeights<V>, angles: RopeAngles<V> | null, past: MlaRows<V> | null, segmentation: Segmentation<V>, dims: MlaDims, form: LatentForm,
+  g: Emit<V>, x: V, w: MlaWeights<V>, angles: RopeAngles<V> | null, past: Partial<MlaRows<V>> | null, segmentation: Segmentation<V>, dims: MlaDims, form: LatentForm,
   stores: MlaStores<V> = { rope: plainStore(g, past?.rope ?? null), latent: plainStore(g, past?.latent ?? null) },
 ): { output: V; attended: V; rows: MlaRows<V> } {
   const { headNorm = null, latentNorm = null, queryDown = null } = w;

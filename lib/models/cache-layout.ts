@@ -1,32 +1,71 @@
-import type { MlaConfig } from './mla-config.ts';
+import type { RowFormat } from '../../kernels/stored-rows.ts';
 import type { ModelConfig } from '../checkpoint/config.ts';
+import type { MlaConfig } from './mla-config.ts';
 
-/** One array of cached rows: part `name` of layer `layer`, `row` elements per token in the given shape. */
-export interface CachePart {
+/** One kind of rows that a layer caches: `row` numbers per token in the given shape. */
+export interface CachedRows {
   readonly layer: number;
   readonly name: 'key' | 'value' | 'rope' | 'latent' | 'key_scale';
   readonly row: readonly number[];
 }
 
+/** One array in memory: cached rows in their format, or the steps of quantised ones. */
+export interface CachePart {
+  readonly layer: number;
+  readonly name: CachedRows['name'] | `${CachedRows['name']}_step`;
+  readonly dtype: 'float32' | 'float16' | 'uint8';
+  readonly row: readonly number[];
+}
+
 /** What a source model caches: rotated keys and values of every KV head. */
-export function sourceCacheLayout({ layers, kvHeads, headDim }: ModelConfig): CachePart[] {
+export function sourceCachedRows({ layers, kvHeads, headDim }: ModelConfig): CachedRows[] {
   return Array.from({ length: layers }, (_, layer) => layer)
-    .flatMap((layer): CachePart[] => [{ layer, name: 'key', row: [kvHeads, headDim] }, { layer, name: 'value', row: [kvHeads, headDim] }]);
+    .flatMap((layer): CachedRows[] => [{ layer, name: 'key', row: [kvHeads, headDim] }, { layer, name: 'value', row: [kvHeads, headDim] }]);
 }
 
 /**
  * What a converted model caches: [rope key 2n | latent R], kept as two arrays so that both are read in place, and one scale
  * per KV head where heads have norms.
  */
-export function latentCacheLayout({ layers }: MlaConfig): CachePart[] {
-  return layers.flatMap(({ rank, frequencies, headNorm }, layer): CachePart[] => [
+export function latentCachedRows({ layers }: MlaConfig): CachedRows[] {
+  return layers.flatMap(({ rank, frequencies, headNorm }, layer): CachedRows[] => [
     ...(frequencies.length > 0 ? [{ layer, name: 'rope', row: [2 * frequencies.length] } as const] : []),
     { layer, name: 'latent', row: [rank] },
     ...(headNorm === undefined ? [] : [{ layer, name: 'key_scale', row: [headNorm.kvHeads] } as const]),
   ]);
 }
 
+type RowFormats = Readonly<Record<CachedRows['name'], RowFormat>>;
+
+/** Cache types by name. Keys that rotate stay at 8 bits when the latent has 4: their errors weigh more. */
+export const cacheFormats = {
+  f32: { key: 'float32', value: 'float32', rope: 'float32', latent: 'float32', key_scale: 'float32' },
+  f16: { key: 'float16', value: 'float16', rope: 'float16', latent: 'float16', key_scale: 'float32' },
+  int8: { key: 'int8', value: 'int8', rope: 'int8', latent: 'int8', key_scale: 'float32' },
+  int4: { key: 'int8', value: 'int4', rope: 'int8', latent: 'int4', key_scale: 'float32' },
+} as const satisfies Record<string, RowFormats>;
+export type CacheFormat = keyof typeof cacheFormats;
+
+export const isCacheFormat = (name: string): name is CacheFormat => Object.hasOwn(cacheFormats, name);
+
+/** The arrays that hold some rows: the rows, and for quantised ones a step per token. */
+export function partsOf({ layer, name, row }: CachedRows, format: CacheFormat): readonly [rows: CachePart] | readonly [bytes: CachePart, step: CachePart] {
+  const lead = row.slice(0, -1);
+  const width = row.at(-1) ?? 1;
+  const step = { layer, name: `${name}_step`, dtype: 'float32', row: [...lead, 1] } as const;
+  switch (cacheFormats[format][name]) {
+    case 'float32': return [{ layer, name, dtype: 'float32', row }];
+    case 'float16': return [{ layer, name, dtype: 'float16', row }];
+    case 'int8': return [{ layer, name, dtype: 'uint8', row }, step];
+    case 'int4':
+      if (width % 2 !== 0) throw new RangeError(`cache: an int4 cache needs rows of even length, got ${width} for ${name} of layer ${layer}`);
+      return [{ layer, name, dtype: 'uint8', row: [...lead, width / 2] }, step];
+  }
+}
+
+/** All arrays of a model's cache. */
+export const cacheLayout = (rows: readonly CachedRows[], format: CacheFormat): CachePart[] => rows.flatMap((some) => [...partsOf(some, format)]);
+
 /** Input port of a part's old rows, and output port of its new rows. */
 export const pastPort = ({ layer, name }: Pick<CachePart, 'layer' | 'name'>): string => `past.${layer}.${name}`;
 export const presentPort = ({ layer, name }: Pick<CachePart, 'layer' | 'name'>): string => `present.${layer}.${name}`;
-

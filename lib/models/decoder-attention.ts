@@ -1,9 +1,9 @@
 /** The attention of each decoder layer, bound to one recording: source attention, or latent attention in either form. */
 import {
-  headNorms, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaRows, type MlaWeights, type RopeAngles, type Segmentation,
+  headNorms, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaWeights, type RopeAngles, type Segmentation,
 } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../graph/record.ts';
-import { pastPort, presentPort, type CachePart } from './cache-layout.ts';
+import type { DecoderCache } from './decoder-cache.ts';
 import { mlaTensorName, type WeightValues } from './decoder-weights.ts';
 import type { MlaExtra, MlaLayerConfig, MlaTensor } from './mla-config.ts';
 import type { Model } from './model.ts';
@@ -15,8 +15,7 @@ export interface DecoderContext {
   readonly weights: WeightValues;
   /** int64 [s]. */
   readonly positions: Value;
-  /** Cached rows by port name; null where a whole text goes through at once. */
-  readonly past: ReadonlyMap<string, Value> | null;
+  readonly cache: DecoderCache;
   readonly segmentation: Segmentation<Value>;
   /** Length of the tables of angles. */
   readonly positionCount: number;
@@ -40,26 +39,22 @@ function angleSource({ g, positions, positionCount }: DecoderContext): (frequenc
   };
 }
 
-function pastOf({ past, model }: { readonly past: ReadonlyMap<string, Value>; readonly model: Model }, part: Pick<CachePart, 'layer' | 'name'>): Value {
-  const value = past.get(pastPort(part));
-  if (value === undefined) throw new RangeError(`decoder: cached ${part.name} of layer ${part.layer} of ${model.path} must be an input`);
-  return value;
-}
-
 /** Everything a source layer's attention computes on its way. */
 export type SourceAttention = ReturnType<typeof sourceAttentionLayer<Value>>;
 
 /** Records the source attention of one layer: normed hidden state -> all of it. */
 export function sourceAttentionParts(context: DecoderContext): (layer: number, x: Value) => SourceAttention {
-  const { g, model, weights, segmentation, past } = context;
+  const { g, model, weights, segmentation, cache } = context;
   const angles = angleSource(context);
   return (layer, x) => {
     const names = model.family.layer(layer);
+    const rows = cache.layer(layer);
+    const [key, value] = [rows.past({ name: 'key' }), rows.past({ name: 'value' })];
     return sourceAttentionLayer(
       g, x,
       { query: weights.linear(names.query), key: weights.linear(names.key), value: weights.linear(names.value), output: weights.linear(names.output) },
       angles(model.frequencies),
-      past === null ? null : { key: pastOf({ past, model }, { layer, name: 'key' }), value: pastOf({ past, model }, { layer, name: 'value' }) },
+      key === null || value === null ? null : { key, value },
       segmentation,
       { ...model.config, scale: model.scale },
       headNorms(g, { query: names.queryNorm === null ? null : weights.weight(names.queryNorm), key: names.keyNorm === null ? null : weights.weight(names.keyNorm) }, model.config.normEps),
@@ -71,12 +66,15 @@ export function sourceAttention(context: DecoderContext): LayerAttention {
   const parts = sourceAttentionParts(context);
   return (layer, x) => {
     const { output, rows } = parts(layer, x);
-    return { output, rows: { [presentPort({ layer, name: 'key' })]: rows.key, [presentPort({ layer, name: 'value' })]: rows.value } };
+    const kept = context.cache.layer(layer);
+    kept.keep({ name: 'key' }, rows.key);
+    kept.keep({ name: 'value' }, rows.value);
+    return { output, rows: kept.outputs };
   };
 }
 
 export function latentAttention(context: DecoderContext, form: LatentForm): LayerAttention {
-  const { g, model, weights, segmentation, past } = context;
+  const { g, model, weights, segmentation, cache } = context;
   const { heads, kvHeads, headDim } = model.config;
   const angles = angleSource(context);
   return (layer, x) => {
@@ -85,7 +83,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
     const { rank, frequencies, nopeWidth } = config;
     const name = (tensor: MlaTensor | MlaExtra): string => mlaTensorName(layer, tensor);
     const up = (tensor: 'keyUp' | 'valueUp', width: number): Value => g.reshape(weights.weight(name(tensor)), [kvHeads, width, rank]);
-    const rotates = frequencies.length > 0;
+    const kept = cache.layer(layer);
     const { output, rows } = mlaAttentionLayer(
       g, x,
       {
@@ -95,13 +93,15 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
         output: weights.linear(name('output')),
         ...latentExtras(weights, config, headDim, name),
       },
-      rotates ? angles(frequencies) : null,
-      past === null ? null : { rope: rotates ? pastOf({ past, model }, { layer, name: 'rope' }) : null, latent: pastOf({ past, model }, { layer, name: 'latent' }), keyScale: config.headNorm === undefined ? null : pastOf({ past, model }, { layer, name: 'key_scale' }) },
+      frequencies.length > 0 ? angles(frequencies) : null,
+      { keyScale: kept.past({ name: 'key_scale' }) },
       segmentation,
       { heads, kvHeads, ropeWidth: 2 * frequencies.length, nopeWidth, valueWidth: headDim, scale: model.scale },
       form,
+      { rope: kept.store({ name: 'rope' }), latent: kept.store({ name: 'latent' }) },
     );
-    return { output, rows: presentRows(layer, rows) };
+    if (rows.keyScale !== undefined && rows.keyScale !== null) kept.keep({ name: 'key_scale' }, rows.keyScale);
+    return { output, rows: kept.outputs };
   };
 }
 
@@ -120,9 +120,3 @@ function latentExtras(
     },
   };
 }
-
-const presentRows = (layer: number, { rope, latent, keyScale = null }: MlaRows<Value>): Record<string, Value> => ({
-  ...(rope === null ? {} : { [presentPort({ layer, name: 'rope' })]: rope }),
-  [presentPort({ layer, name: 'latent' })]: latent,
-  ...(keyScale === null ? {} : { [presentPort({ layer, name: 'key_scale' })]: keyScale }),
-});

@@ -9,9 +9,10 @@ import { decoderLayer, embedding, logits, negativeLogLikelihood, rmsNorm, type L
 import { at } from '../../kernels/at.ts';
 import { subDims } from '../graph/dims.ts';
 import { recorder, type Recorder, type Value } from '../graph/record.ts';
-import type { Constant, Dim, Port, Subgraph } from '../graph/subgraph.ts';
-import { latentCacheLayout, pastPort, sourceCacheLayout, type CachePart } from './cache-layout.ts';
+import type { Constant, Dim, Subgraph } from '../graph/subgraph.ts';
+import { cacheLayout, latentCachedRows, sourceCachedRows, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
 import { latentAttention, sourceAttention, type DecoderContext } from './decoder-attention.ts';
+import { decoderCache } from './decoder-cache.ts';
 import { weightValues } from './decoder-weights.ts';
 import type { Model } from './model.ts';
 
@@ -25,6 +26,8 @@ export interface DecoderOptions {
   readonly output: DecoderOutput;
   /** Tokens per run: the symbol `s`, or a number. One token needs no mask and fewer nodes. Default 's'. */
   readonly tokens?: number;
+  /** How rows lie in the cache. Default 'f32'. */
+  readonly cache?: CacheFormat;
   /** Longest position plus one; sizes the tables of angles. */
   readonly positions: number;
 }
@@ -32,9 +35,9 @@ export interface DecoderOptions {
 /** The forms a model can take. */
 export const formsOf = (model: Pick<Model, 'mla'>): readonly DecoderForm[] => (model.mla === null ? ['source'] : ['expanded', 'absorbed']);
 
-/** The arrays a model caches. */
-export const cacheLayoutOf = ({ config, mla }: Pick<Model, 'config' | 'mla'>): CachePart[] =>
-  mla === null ? sourceCacheLayout(config) : latentCacheLayout(mla);
+/** The rows a model caches, and the arrays that hold them in a format. */
+export const cachedRowsOf = ({ config, mla }: Pick<Model, 'config' | 'mla'>): CachedRows[] => (mla === null ? sourceCachedRows(config) : latentCachedRows(mla));
+export const cacheLayoutOf = (model: Pick<Model, 'config' | 'mla'>, format: CacheFormat = 'f32'): CachePart[] => cacheLayout(cachedRowsOf(model), format);
 
 /** Records the decoder. `constants` come from loadDecoderWeights. Errors: a form the model cannot take. */
 export function buildDecoder(model: Model, constants: ReadonlyMap<string, Constant>, options: DecoderOptions): Subgraph {
@@ -49,7 +52,7 @@ export function buildDecoder(model: Model, constants: ReadonlyMap<string, Consta
   const weights = weightValues(g, constants);
   const context: DecoderContext = {
     g, model, weights, positions, positionCount: options.positions,
-    past: new Map(cacheLayoutOf(model).map((part): [string, Value] => [pastPort(part), g.input(pastRows(part))])),
+    cache: decoderCache(g, cachedRowsOf(model), options.cache ?? 'f32'),
     segmentation: decoderMasks(g, positions, pastPositions, join, config.window),
   };
   const attention = form === 'source' ? sourceAttention(context) : latentAttention(context, form);
@@ -70,8 +73,6 @@ export function buildDecoder(model: Model, constants: ReadonlyMap<string, Consta
   const scores = logits(g, normed, weights.weight(family.head(config)));
   return g.finish(targets === null ? { logits: scores, ...rows } : { nll: negativeLogLikelihood(g, scores, targets), ...rows });
 }
-
-const pastRows = (part: CachePart): Port => ({ name: pastPort(part), dtype: 'float32', shape: [1, 'p', ...part.row] });
 
 /** [1, s, d] -> [1, 1, d]. */
 const lastToken = (g: Recorder, hidden: Value, tokens: Dim): Value => (tokens === 1 ? hidden : at(g.split(hidden, 1, [subDims(tokens, 1), 1]), 1));

@@ -19,30 +19,73 @@ export interface Cache {
   truncate(length: number): void;
 }
 
+/** One array of rows. */
+interface Buffer {
+  readonly bytes: number;
+  view(tokens: number): HostTensor;
+  write(rows: HostTensor | undefined, length: number, tokens: number): void;
+}
+
 const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
-/** An empty float32 cache for `capacity` tokens. */
+function buffer(part: CachePart, capacity: number): Buffer {
+  const width = product(part.row);
+  const refuse = (rows: HostTensor | undefined, tokens: number): Error =>
+    new RangeError(`Cache.append: ${presentPort(part)} must hold ${tokens} ${part.dtype} rows of ${width}, got ${rows?.dtype} [${rows?.shape}]`);
+  const shape = (tokens: number): number[] => [1, tokens, ...part.row];
+  // One arm per element type: the compiler then knows that data and dtype belong together.
+  switch (part.dtype) {
+    case 'float32': {
+      const data = new Float32Array(capacity * width);
+      return {
+        bytes: data.byteLength,
+        view: (tokens) => ({ dtype: 'float32', shape: shape(tokens), data: data.subarray(0, tokens * width) }),
+        write(rows, length, tokens) {
+          if (rows?.dtype !== 'float32' || rows.data.length !== tokens * width) throw refuse(rows, tokens);
+          data.set(rows.data, length * width);
+        },
+      };
+    }
+    case 'float16': {
+      const data = new Uint16Array(capacity * width);
+      return {
+        bytes: data.byteLength,
+        view: (tokens) => ({ dtype: 'float16', shape: shape(tokens), data: data.subarray(0, tokens * width) }),
+        write(rows, length, tokens) {
+          if (rows?.dtype !== 'float16' || rows.data.length !== tokens * width) throw refuse(rows, tokens);
+          data.set(rows.data, length * width);
+        },
+      };
+    }
+    case 'uint8': {
+      const data = new Uint8Array(capacity * width);
+      return {
+        bytes: data.byteLength,
+        view: (tokens) => ({ dtype: 'uint8', shape: shape(tokens), data: data.subarray(0, tokens * width) }),
+        write(rows, length, tokens) {
+          if (rows?.dtype !== 'uint8' || rows.data.length !== tokens * width) throw refuse(rows, tokens);
+          data.set(rows.data, length * width);
+        },
+      };
+    }
+  }
+}
+
+/** An empty cache for `capacity` tokens. */
 export function createCache(layout: readonly CachePart[], capacity: number): Cache {
   if (!Number.isInteger(capacity) || capacity < 1) throw new RangeError(`createCache: capacity must be 1 or more tokens, got ${capacity}`);
-  const parts = layout.map((part) => ({ part, width: product(part.row), rows: new Float32Array(capacity * product(part.row)) }));
-  const bytes = parts.reduce((sum, { rows }) => sum + rows.byteLength, 0);
+  const parts = layout.map((part) => ({ part, rows: buffer(part, capacity) }));
+  const bytes = parts.reduce((sum, { rows }) => sum + rows.bytes, 0);
   let length = 0;
   return {
     get length() { return length; },
     capacity,
     bytes,
     bytesPerToken: bytes / capacity,
-    feeds: () => Object.fromEntries(parts.map(({ part, width, rows }): [string, HostTensor] =>
-      [pastPort(part), { dtype: 'float32', shape: [1, length, ...part.row], data: rows.subarray(0, length * width) }])),
+    feeds: () => Object.fromEntries(parts.map(({ part, rows }): [string, HostTensor] => [pastPort(part), rows.view(length)])),
     append(outputs, tokens) {
       if (length + tokens > capacity) throw new RangeError(`Cache.append: ${length} + ${tokens} tokens must fit the capacity of ${capacity}`);
-      for (const { part, width, rows } of parts) {
-        const fresh = outputs[presentPort(part)];
-        if (fresh?.dtype !== 'float32' || fresh.data.length !== tokens * width) {
-          throw new RangeError(`Cache.append: ${presentPort(part)} must hold ${tokens} float32 rows of ${width}, got ${fresh?.dtype} [${fresh?.shape}]`);
-        }
-        rows.set(fresh.data, length * width);
-      }
+      for (const { part, rows } of parts) rows.write(outputs[presentPort(part)], length, tokens);
       length += tokens;
     },
     truncate(to) {
@@ -51,7 +94,3 @@ export function createCache(layout: readonly CachePart[], capacity: number): Cac
     },
   };
 }
-
-/** Elements per token over all layers and parts. */
-export const elementsPerToken = (layout: readonly CachePart[]): number => layout.reduce((sum, { row }) => sum + product(row), 0);
-

@@ -3,6 +3,7 @@ import { openRuntime, type Runtime } from '../graph/runtime.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
 import { buildDecoder, cacheLayoutOf, formsOf, type DecoderForm, type DecoderOutput } from '../models/decoder.ts';
 import { loadDecoderWeights } from '../models/decoder-weights.ts';
+import type { CacheFormat } from '../models/cache-layout.ts';
 import type { Model } from '../models/model.ts';
 import { createCache, type Cache } from './cache.ts';
 
@@ -15,6 +16,8 @@ export interface SessionOptions {
   readonly chunkTokens?: number;
   /** Form of prefill and of decode. Default: source; for a converted model expanded and absorbed. */
   readonly forms?: { readonly prefill: DecoderForm; readonly decode: DecoderForm };
+  /** How rows lie in the cache: f32 (default), f16, int8 or int4. */
+  readonly cache?: CacheFormat;
   readonly signal?: AbortSignal;
 }
 
@@ -55,12 +58,13 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   for (const form of [forms.prefill, forms.decode]) {
     if (!valid.includes(form)) throw new RangeError(`openSession: form must be one of ${valid} for ${model.path}, got ${form}`);
   }
-  const layout = cacheLayoutOf(model);
+  const cacheFormat = options.cache ?? 'f32';
+  const layout = cacheLayoutOf(model, cacheFormat);
   const runtimes = new Map<string, Promise<Runtime>>();
   const runtime = (form: DecoderForm, join: boolean, output: DecoderOutput): Promise<Runtime> => {
     const key = `${form} ${join} ${output}`;
     const open = runtimes.get(key) ?? loadDecoderWeights(model).then((constants) =>
-      openRuntime(buildDecoder(model, constants, { form, join, output, positions: contextLength, ...(join ? {} : { tokens: 1 }) }), options.threads === undefined ? {} : { threads: options.threads }));
+      openRuntime(buildDecoder(model, constants, { form, join, output, cache: cacheFormat, positions: contextLength, ...(join ? {} : { tokens: 1 }) }), options.threads === undefined ? {} : { threads: options.threads }));
     runtimes.set(key, open);
     return open;
   };

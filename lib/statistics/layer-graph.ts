@@ -5,6 +5,7 @@ import {
 import { recorder, type Value } from '../graph/record.ts';
 import type { Constant, Subgraph } from '../graph/subgraph.ts';
 import { sourceAttentionParts, type SourceAttention } from '../models/decoder-attention.ts';
+import { decoderCache } from '../models/decoder-cache.ts';
 import { weightValues } from '../models/decoder-weights.ts';
 import type { Model } from '../models/model.ts';
 
@@ -28,7 +29,7 @@ export function sourceLayerSubgraph(model: Model, constants: ReadonlyMap<string,
   const positions = g.constant({ dtype: 'int64', shape: [window], data: BigInt64Array.from({ length: window }, (_, i) => BigInt(i)) });
   const weights = weightValues(g, constants);
   const mask = g.causalMask(positions, positions, config.window);
-  const parts = sourceAttentionParts({ g, model, weights, positions, past: null, segmentation: { join: false, masks: [mask], block }, positionCount: window });
+  const parts = sourceAttentionParts({ g, model, weights, positions, cache: decoderCache(g, [], null), segmentation: { join: false, masks: [mask], block }, positionCount: window });
   const names = family.layer(layer);
   const body = {
     attentionNorm: weights.weight(names.attentionNorm), mlpNorm: weights.weight(names.mlpNorm),

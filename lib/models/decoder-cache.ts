@@ -1,0 +1,57 @@
+/** The cached rows of one recording: old ones as attention reads them, new ones as the outputs that the cache takes. */
+import { storedRows, storeRows, widenRows, type RowStore, type StoredRows } from '../../kernels/index.ts';
+import type { Recorder, Value } from '../graph/record.ts';
+import { cacheFormats, partsOf, pastPort, presentPort, type CachedRows, type CacheFormat } from './cache-layout.ts';
+
+/** Cached rows of one layer, taken part by part. */
+export interface LayerCache {
+  /** Rows that attention may read in their own format. */
+  store(rows: Pick<CachedRows, 'name'>): RowStore<Value>;
+  /** Old rows in float32; null where nothing is cached. */
+  past(rows: Pick<CachedRows, 'name'>): Value | null;
+  /** Takes new rows. */
+  keep(rows: Pick<CachedRows, 'name'>, values: Value): void;
+  /** The new rows taken so far, by port name. */
+  readonly outputs: Readonly<Record<string, Value>>;
+}
+
+export interface DecoderCache {
+  layer(layer: number): LayerCache;
+}
+
+/** Declares the inputs of all rows; with `format` null nothing is cached, and new rows are dropped. */
+export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: CacheFormat | null): DecoderCache {
+  const key = ({ layer, name }: Pick<CachedRows, 'layer' | 'name'>): string => `${layer}.${name}`;
+  const past = new Map<string, StoredRows<Value>>();
+  for (const some of format === null ? [] : rows) {
+    const kind = cacheFormats[format ?? 'f32'][some.name];
+    const [first, step] = partsOf(some, format ?? 'f32').map((part) => g.input({ name: pastPort(part), dtype: part.dtype, shape: [1, 'p', ...part.row] }));
+    if (first === undefined) continue;
+    past.set(key(some), (kind === 'int8' || kind === 'int4') && step !== undefined ? { format: kind, bytes: first, step } : { format: kind === 'float16' ? kind : 'float32', values: first });
+  }
+  return {
+    layer(layer) {
+      const outputs: Record<string, Value> = {};
+      const old = (name: CachedRows['name']): StoredRows<Value> | null => past.get(key({ layer, name })) ?? null;
+      const take = (name: CachedRows['name'], values: Value): StoredRows<Value> => {
+        if (format === null) return { format: 'float32', values };
+        const stored = storeRows(g, values, cacheFormats[format][name]);
+        outputs[presentPort({ layer, name })] = 'values' in stored ? stored.values : stored.bytes;
+        if ('step' in stored) outputs[presentPort({ layer, name: `${name}_step` })] = stored.step;
+        return stored;
+      };
+      return {
+        outputs,
+        past({ name }) {
+          const stored = old(name);
+          return stored === null ? null : widenRows(g, stored);
+        },
+        keep: ({ name }, values) => { take(name, values); },
+        store({ name }) {
+          const stored = old(name);
+          return { past: stored === null ? null : storedRows(g, stored), keep: (values) => storedRows(g, take(name, values)) };
+        },
+      };
+    },
+  };
+}
