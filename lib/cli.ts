@@ -1,12 +1,11 @@
 #!/usr/bin/env node
 /** The command line. The only importer of commander: parses, runs one command, prints its result, sets the exit code. */
 import { readFileSync, realpathSync } from 'node:fs';
-import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command as Program, CommanderError, Option } from 'commander';
 import { UsageError, type Command, type CommandIo } from './commands/command.ts';
 import { commands } from './commands/index.ts';
-import { packageRoot } from './commands/text-file.ts';
+import { packageFile } from './package-file.ts';
 
 const NAME = 'attention-surgery';
 
@@ -19,7 +18,7 @@ const USAGE = 2;
 const INTERRUPTED = 130;
 
 const version = (): string => {
-  const parsed: unknown = JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8'));
+  const parsed: unknown = JSON.parse(readFileSync(packageFile('package.json'), 'utf8'));
   return typeof parsed === 'object' && parsed !== null && 'version' in parsed ? String(parsed.version) : 'unknown';
 };
 
