@@ -33,17 +33,18 @@ export interface SourceRows<V> {
 
 /**
  * The source model's attention. x: [b, s, d] -> output [b, s, d], what o_proj reads [b, s, h k], the rotated queries
- * [b, s, h, k] and the current tokens' cache rows.
+ * [b, s, h, k], queries and keys before they rotate (still) and the current tokens' cache rows.
  * `before` is what happens to query and key heads before they rotate (Qwen3: `headNorms`).
  */
 export function sourceAttentionLayer<V>(
   g: Emit<V>, x: V, w: SourceWeights<V>, angles: RopeAngles<V>, past: SourceRows<V> | null, segmentation: Segmentation<V>, dims: AttentionDims,
   before: HeadMaps<V> = asTheyAre,
-): { output: V; attended: V; query: V; rows: SourceRows<V> } {
+): { output: V; attended: V; query: V; still: { query: V; key: V }; rows: SourceRows<V> } {
   const { heads, kvHeads, headDim } = dims;
-  const query = rope(g, before.query(linearHeads(g, x, w.query, [heads], headDim)), angles);
+  const still = { query: before.query(linearHeads(g, x, w.query, [heads], headDim)), key: before.key(linearHeads(g, x, w.key, [kvHeads], headDim)) };
+  const query = rope(g, still.query, angles);
   const rows = {
-    key: rope(g, before.key(linearHeads(g, x, w.key, [kvHeads], headDim)), angles),
+    key: rope(g, still.key, angles),
     value: linearHeads(g, x, w.value, [kvHeads], headDim),
   };
   const [b, s] = batchAndTokens(g, x);
@@ -55,7 +56,7 @@ export function sourceAttentionLayer<V>(
     ? blockwiseAttention(g, grouped, at(segments, 0), dims.scale, segmentation.block)
     : groupedQueryAttention(g, grouped, segments, dims.scale);
   const attended = g.reshape(whole, [b, s, heads * headDim]);
-  return { output: linear(g, attended, w.output), attended, query, rows };
+  return { output: linear(g, attended, w.output), attended, query, still, rows };
 }
 
 /** RMSNorm of a vector, with its own eps. */

@@ -1,8 +1,9 @@
 /** Eigendecomposition of a complex Hermitian matrix; for small ones (up to a few hundred), in plain loops but the middle. */
-import { tridiagonalEigh } from './divide-and-conquer.ts';
+import { tridiagonalEigh, type TridiagonalEigen } from './divide-and-conquer.ts';
 import { largestOfLower, powerOfTwoScale } from './eigh.ts';
 import type { Gemm } from './gemm.ts';
 import { transpose, zeros, type Matrix } from './matrix.ts';
+import { tridiagonalQl } from './tridiagonal-ql.ts';
 
 /** real + i imaginary, both of one size. */
 export interface ComplexMatrix {
@@ -26,13 +27,37 @@ export interface HermitianEigen {
  * or not finite.
  */
 export async function hermitianEigh(a: ComplexMatrix, { gemm }: { readonly gemm: Gemm }): Promise<HermitianEigen> {
-  const scale = powerOfTwoScale(Math.max(largestOfLower('hermitianEigh', a.real), largestOfLower('hermitianEigh', a.imaginary)));
-  const n = a.real.rows;
-  if (a.imaginary.rows !== n) {
-    throw new RangeError(`hermitianEigh: real and imaginary part must have one size, got ${n} and ${a.imaginary.rows}`);
+  const reduced = reduceChecked('hermitianEigh', a);
+  return backTransform(reduced, await tridiagonalEigh(reduced, gemm));
+}
+
+/**
+ * The same at once, without waiting: the middle by implicit QL, in plain loops. For many small matrices (up to about 100).
+ */
+export function hermitianEighSmall(a: ComplexMatrix): HermitianEigen {
+  const reduced = reduceChecked('hermitianEighSmall', a);
+  return backTransform(reduced, tridiagonalQl(reduced));
+}
+
+interface Reduced {
+  readonly diagonal: Float64Array;
+  readonly offDiagonal: Float64Array;
+  readonly phases: ComplexVector;
+  readonly reflectors: Reflector[];
+  readonly scale: number;
+}
+
+function reduceChecked(caller: string, a: ComplexMatrix): Reduced {
+  const scale = powerOfTwoScale(Math.max(largestOfLower(caller, a.real), largestOfLower(caller, a.imaginary)));
+  if (a.imaginary.rows !== a.real.rows) {
+    throw new RangeError(`${caller}: real and imaginary part must have one size, got ${a.real.rows} and ${a.imaginary.rows}`);
   }
-  const { diagonal, offDiagonal, phases, reflectors } = reduce(scaledCopy(a, scale));
-  const { values, rows } = await tridiagonalEigh({ diagonal, offDiagonal }, gemm);
+  return { ...reduce(scaledCopy(a, scale)), scale };
+}
+
+/** Vectors of the tridiagonal matrix -> vectors of the Hermitian one. */
+function backTransform({ phases, reflectors, scale }: Reduced, { values, rows }: TridiagonalEigen): HermitianEigen {
+  const n = values.length;
   const z = transpose({ rows: n, cols: n, data: rows }).data;
   const vectors: ComplexMatrix = { real: zeros(n, n), imaginary: zeros(n, n) };
   for (let r = 0; r < n; r++) {

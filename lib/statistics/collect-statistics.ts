@@ -78,6 +78,7 @@ async function layerStatistics(
   const sums: Sums = {
     second: new Float64Array(hidden * hidden), first: new Float64Array(hidden),
     queryNorms: new Float64Array((heads * headDim) / 2), keyNorms: new Float64Array((kvHeads * headDim) / 2),
+    queryMoments: new Float64Array(heads * headDim ** 2), keyMoment: new Float64Array((kvHeads * headDim) ** 2),
     attended: new Float64Array(heads * hidden), distances: new Float64Array(heads * window), sensitivity: new Float64Array(heads),
   };
   const pass = async (outputs: readonly LayerOutput[], count: number, use: (runtime: Runtime, hidden: HostTensor, at: number) => Promise<void>): Promise<void> => {
@@ -94,14 +95,14 @@ async function layerStatistics(
   await pass(['attended', 'distances', 'sensitivity'], attentionWindows, async (runtime, feed) => {
     addTo(sums, await runtime.run({ hidden: feed }));
   });
-  await pass([...(output === null ? [] : ['next'] as const), 'second', 'first', 'queryNorms', 'keyNorms'], windows.length, async (runtime, feed, at) => {
+  await pass([...(output === null ? [] : ['next'] as const), 'second', 'first', 'queryNorms', 'keyNorms', 'queryMoments', 'keyMoment'], windows.length, async (runtime, feed, at) => {
     const { next, ...parts } = await runtime.run({ hidden: feed });
     addTo(sums, parts);
     if (output !== null && next?.dtype === 'float32') await output.write(at, next.data);
     step();
   });
   await output?.finish();
-  return meansOf(layer, sums, { identity, hidden, heads, window, windows: windows.length, attentionWindows });
+  return meansOf(layer, sums, { identity, hidden, heads, kvHeads, headDim, window, windows: windows.length, attentionWindows });
 }
 
 function addTo(sums: Sums, parts: Readonly<Record<string, HostTensor>>): void {
@@ -118,12 +119,14 @@ interface Counts {
   readonly identity: LayerStatistics['identity'];
   readonly hidden: number;
   readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
   readonly window: number;
   readonly windows: number;
   readonly attentionWindows: number;
 }
 
-function meansOf(layer: number, sums: Sums, { identity, hidden, heads, window, windows, attentionWindows }: Counts): LayerStatistics {
+function meansOf(layer: number, sums: Sums, { identity, hidden, heads, kvHeads, headDim, window, windows, attentionWindows }: Counts): LayerStatistics {
   const tokens = windows * window;
   const attentionTokens = attentionWindows * window;
   const over = (sum: Float64Array, count: number): Float64Array => sum.map((x) => x / count);
@@ -131,6 +134,7 @@ function meansOf(layer: number, sums: Sums, { identity, hidden, heads, window, w
     layer, identity,
     secondMoment: matrix(hidden, hidden, symmetric(over(sums.second, tokens), hidden)), mean: over(sums.first, tokens),
     queryPairNorms: over(sums.queryNorms, tokens), keyPairNorms: over(sums.keyNorms, tokens),
+    queryMoments: matrix(heads * headDim, headDim, over(sums.queryMoments, tokens)), keyMoment: matrix(kvHeads * headDim, kvHeads * headDim, symmetric(over(sums.keyMoment, tokens), kvHeads * headDim)),
     distances: matrix(heads, window, distancesOf(sums.distances, heads, window)),
     // Rounding may leave a head that attends to one token only a little below zero.
     outputSensitivity: over(sums.sensitivity, attentionTokens).map((x) => Math.max(x, 0)), meanAttended: matrix(heads, hidden, over(sums.attended, attentionTokens)),

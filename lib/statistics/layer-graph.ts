@@ -13,9 +13,10 @@ import type { Model } from '../models/model.ts';
  * - next [1, T, d]: the hidden state behind the layer; attention [1, T, d]: the attention's output;
  * - second [d, d], first [d]: sums of x x^T and x over the attention's inputs x;
  * - queryNorms [h, k], keyNorms [g, k]: sums of pair norms;
+ * - queryMoments [h, n, n], keyMoment [g n, g n]: sums of q_h q_h^T per head and of k k^T over all KV heads, before RoPE;
  * - attended [g, r, d], distances [g, r, T], sensitivity [g, r]: see kernels/attention-statistics.ts.
  */
-export type LayerOutput = 'next' | 'attention' | 'second' | 'first' | 'queryNorms' | 'keyNorms' | 'attended' | 'distances' | 'sensitivity';
+export type LayerOutput = 'next' | 'attention' | 'second' | 'first' | 'queryNorms' | 'keyNorms' | 'queryMoments' | 'keyMoment' | 'attended' | 'distances' | 'sensitivity';
 
 /** Measured best on 1024 tokens of SmolLM2-135M, flat between 64 and 256. */
 const BLOCK_TOKENS = 256;
@@ -51,9 +52,10 @@ export function sourceLayerSubgraph(model: Model, constants: ReadonlyMap<string,
     attention: () => attention.output,
     second: () => momentSums(g, x).second,
     first: () => momentSums(g, x).first,
-    // Rotation keeps the norm of a pair, so rotated heads serve.
-    queryNorms: () => pairNormSums(g, attention.query),
-    keyNorms: () => pairNormSums(g, attention.rows.key),
+    queryNorms: () => pairNormSums(g, attention.still.query),
+    keyNorms: () => pairNormSums(g, attention.still.key),
+    queryMoments: () => g.einsum('bshi,bshj->hij', attention.still.query, attention.still.query),
+    keyMoment: () => momentSums(g, g.reshape(attention.still.key, [1, window, kvHeads * headDim])).second,
     attended: () => attendedInputSums(g, mass(), x),
     distances: () => distanceSums(g, attentionWeights(attention)),
     sensitivity: () => {

@@ -31,6 +31,10 @@ export interface LayerStatistics {
   readonly queryPairNorms: Float64Array;
   /** E||k_g pair k||: [kvHeads, pairs per head]. */
   readonly keyPairNorms: Float64Array;
+  /** E[q_h q_h^T] before RoPE, biases and head norms included, per head below each other: [heads headDim, headDim]. */
+  readonly queryMoments: Matrix;
+  /** E[k k^T] before RoPE over all KV heads at once: [kvHeads headDim, kvHeads headDim]. */
+  readonly keyMoment: Matrix;
   /**
    * Share of a head's attention at each distance between query and key, without key 0 (the attention sink) and query 0:
    * [heads, window], every row sums to 1.
@@ -52,6 +56,7 @@ export function checkStatistics(caller: string, attention: AttentionLayer, stati
   const lengths: readonly [string, number, number][] = [
     ['secondMoment', statistics.secondMoment.data.length, hidden * hidden], ['mean', statistics.mean.length, hidden],
     ['queryPairNorms', statistics.queryPairNorms.length, (heads * headDim) / 2], ['keyPairNorms', statistics.keyPairNorms.length, (kvHeads * headDim) / 2],
+    ['queryMoments', statistics.queryMoments.data.length, heads * headDim ** 2], ['keyMoment', statistics.keyMoment.data.length, (kvHeads * headDim) ** 2],
     ['distances', statistics.distances.rows, heads], ['outputSensitivity', statistics.outputSensitivity.length, heads],
     ['meanAttended', statistics.meanAttended.data.length, heads * hidden],
   ];

@@ -34,10 +34,11 @@ const float64 = (shape: readonly number[], data: Float64Array): HostTensor<'floa
 const asTensor = ({ rows, cols, data }: Matrix): HostTensor<'float64'> => float64([rows, cols], data);
 
 export async function saveLayerStatistics(directory: string, statistics: LayerStatistics, options: WriteOptions = {}): Promise<void> {
-  const { secondMoment, mean, queryPairNorms, keyPairNorms, distances, outputSensitivity, meanAttended } = statistics;
+  const { secondMoment, mean, queryPairNorms, keyPairNorms, queryMoments, keyMoment, distances, outputSensitivity, meanAttended } = statistics;
   const vector = (data: Float64Array): HostTensor<'float64'> => float64([data.length], data);
   await writeSafetensors(layerPath(directory, statistics.layer), tensorSources([
     ['secondMoment', asTensor(secondMoment)], ['mean', vector(mean)], ['queryPairNorms', vector(queryPairNorms)], ['keyPairNorms', vector(keyPairNorms)],
+    ['queryMoments', asTensor(queryMoments)], ['keyMoment', asTensor(keyMoment)],
     ['distances', asTensor(distances)], ['outputSensitivity', vector(outputSensitivity)], ['meanAttended', asTensor(meanAttended)],
   ]), options);
 }
@@ -101,6 +102,6 @@ async function readLayer(directory: string, layer: number, identity: StatisticsI
   return {
     layer, identity,
     secondMoment: asMatrix('secondMoment'), mean: read('mean').data, queryPairNorms: read('queryPairNorms').data, keyPairNorms: read('keyPairNorms').data,
-    distances: asMatrix('distances'), outputSensitivity: read('outputSensitivity').data, meanAttended: asMatrix('meanAttended'),
+    queryMoments: asMatrix('queryMoments'), keyMoment: asMatrix('keyMoment'), distances: asMatrix('distances'), outputSensitivity: read('outputSensitivity').data, meanAttended: asMatrix('meanAttended'),
   };
 }

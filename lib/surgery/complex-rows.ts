@@ -75,35 +75,42 @@ export function plannedRows(attention: AttentionLayer, plan: Pick<RopePlan, 'com
  */
 export function remainingElements({ kvHeads, headDim }: Pick<AttentionLayer, 'kvHeads' | 'headDim'>, { components }: Pick<RopePlan, 'components'>): number[][] {
   const half = headDim / 2;
-  const residual = new Map<string, { re: number; im: number }>();
-  for (const { key, back } of components) {
-    for (const b of back) {
-      for (const k of key) {
-        const at = `${b.head},${b.pair}:${k.head},${k.pair}`;
-        const had = residual.get(at) ?? { re: 0, im: 0 };
-        residual.set(at, { re: had.re + b.re * k.re - b.im * k.im, im: had.im + b.re * k.im + b.im * k.re });
-      }
-    }
-  }
-  const gone = (head: number, pair: number): boolean => {
-    const own = `${head},${pair}:`;
-    let diagonal = { re: 0, im: 0 };
-    for (const [at, value] of residual) {
-      if (!at.startsWith(own)) continue;
-      if (at === `${own}${head},${pair}`) diagonal = value;
-      else if (Math.hypot(value.re, value.im) > 1e-12) return false;
-    }
-    return Math.hypot(diagonal.re - 1, diagonal.im) < 1e-12;
-  };
+  const gone = wholePairs(kvHeads * half, half, components);
   const kept = Array.from({ length: kvHeads }, (_, head) => {
     const pairs = Array.from({ length: half }, (_, pair) => pair);
-    return { left: pairs.filter((pair) => !gone(head, pair)), taken: pairs.filter((pair) => gone(head, pair)) };
+    return { left: pairs.filter((pair) => !gone.has(head * half + pair)), taken: pairs.filter((pair) => gone.has(head * half + pair)) };
   });
   const width = Math.max(...kept.map(({ left }) => left.length));
   return kept.map(({ left, taken }) => {
     const pairs = [...left, ...taken.slice(0, width - left.length)].sort((a, b) => a - b);
     return [...pairs, ...pairs.map((pair) => pair + half)];
   });
+}
+
+/** Indices head * half + pair of the pairs that the components give back whole. */
+function wholePairs(pairs: number, half: number, components: RopePlan['components']): ReadonlySet<number> {
+  const touching = new Map<number, { readonly term: PairTerm; readonly key: readonly PairTerm[] }[]>();
+  for (const { key, back } of components) {
+    for (const term of back) {
+      const at = term.head * half + term.pair;
+      touching.set(at, [...(touching.get(at) ?? []), { term, key }]);
+    }
+  }
+  const [real, imaginary] = [new Float64Array(pairs), new Float64Array(pairs)];
+  const whole = [...touching].filter(([own, terms]) => {
+    real.fill(0);
+    imaginary.fill(0);
+    real[own] = -1;
+    for (const { term: b, key } of terms) {
+      for (const k of key) {
+        const at = k.head * half + k.pair;
+        real[at]! += b.re * k.re - b.im * k.im;
+        imaginary[at]! += b.re * k.im + b.im * k.re;
+      }
+    }
+    return real.every((re, at) => Math.hypot(re, imaginary[at]!) < 1e-12);
+  });
+  return new Set(whole.map(([at]) => at));
 }
 
 /** Rows of W_q that a plan's remainder uses: each query head those of its KV head's elements. */
