@@ -207,15 +207,19 @@ async function readJsonObject(path: string): Promise<Record<string, unknown> | n
   }
 }
 
+/** The object in a directory's config.json. Errors: no such file, not a JSON object. */
+export async function readRawConfig(directory: string): Promise<Record<string, unknown>> {
+  const raw = await readJsonObject(join(directory, 'config.json'));
+  if (raw === null) throw new Error(`readConfig: ${directory} must hold config.json beside its weights, but there is none`);
+  return raw;
+}
+
 /**
- * The record of a model directory's config.json. Stop tokens are those of config.json and of generation_config.json
+ * The record of a model directory's config.json, given as `raw` where it is not taken as it stands. Stop tokens are those of config.json and of generation_config.json
  * together, as both name some. Errors: no such file, not a JSON object; as parseConfig.
  */
-export async function readConfigJson(directory: string): Promise<ModelConfig> {
-  const file = join(directory, 'config.json');
-  const raw = await readJsonObject(file);
-  if (raw === null) throw new Error(`readConfig: ${directory} must hold config.json beside its weights, but there is none`);
-  const config = parseConfig(raw, file);
+export async function readConfigJson(directory: string, raw?: Readonly<Record<string, unknown>>): Promise<ModelConfig> {
+  const config = parseConfig(raw ?? (await readRawConfig(directory)), join(directory, 'config.json'));
   const generation = join(directory, 'generation_config.json');
   const stop = (await readJsonObject(generation))?.eos_token_id;
   const more = tokenIds.safeParse(stop);

@@ -7,7 +7,7 @@ import { configFromGguf } from './gguf-config.ts';
 import { ROPE_FACTORS } from './gguf-names.ts';
 import { openGguf } from './gguf.ts';
 
-export { parseConfig } from './config-json.ts';
+export { parseConfig, readConfigJson, readRawConfig } from './config-json.ts';
 export type { ModelConfig } from './config-json.ts';
 export { configFromGguf } from './gguf-config.ts';
 

@@ -4,8 +4,8 @@ import {
 } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../graph/record.ts';
 import type { DecoderCache } from './decoder-cache.ts';
-import { mlaTensorName, type WeightValues } from './decoder-weights.ts';
-import type { MlaExtra, MlaLayerConfig, MlaTensor } from './mla-config.ts';
+import type { WeightValues } from './decoder-weights.ts';
+import { mlaTensorName, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
 import type { Model } from './model.ts';
 
 /** What every layer of one recording shares. */

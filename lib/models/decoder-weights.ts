@@ -2,7 +2,7 @@
 import type { Linear } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../graph/record.ts';
 import type { Constant } from '../graph/subgraph.ts';
-import { mlaExtraNames, mlaTensorNames, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
+import { mlaTensorName, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
 import { constantOf, type Model } from './model.ts';
 
 export type Shapes = ReadonlyMap<string, readonly number[]>;
@@ -55,10 +55,6 @@ export function sourceAttentionShapes({ config, family }: Pick<Model, 'config' |
   const norms = [names.queryNorm, names.keyNorm].flatMap((name): Shape[] => (name === null ? [] : [[`${name}.weight`, [headDim]]]));
   return new Map([...outputs.flatMap(([name, out, input, has]) => linearShapes(name, out, input, has)), ...norms]);
 }
-
-/** Name of a converted layer's tensor without its ending. */
-export const mlaTensorName = (layer: number, tensor: MlaTensor | MlaExtra): string =>
-  `model.layers.${layer}.self_attn.${{ ...mlaTensorNames, ...mlaExtraNames }[tensor]}`;
 
 /** Tensor name -> shape of one converted attention layer; biases are there where the checkpoint has them. */
 export function mlaAttentionShapes({ config, checkpoint }: Pick<Model, 'config' | 'checkpoint'>, layer: number, mla: MlaLayerConfig): Shapes {

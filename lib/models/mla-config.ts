@@ -57,6 +57,10 @@ export const mlaExtraNames = {
 } as const;
 export type MlaExtra = keyof typeof mlaExtraNames;
 
+/** Name of a converted layer's tensor without its ending. */
+export const mlaTensorName = (layer: number, tensor: MlaTensor | MlaExtra): string =>
+  `model.layers.${layer}.self_attn.${{ ...mlaTensorNames, ...mlaExtraNames }[tensor]}`;
+
 /** Checks the `mla` block of config.json; null when there is none (an unconverted model). */
 export function parseMlaConfig(raw: unknown, layers: number): MlaConfig | null {
   if (raw === undefined || raw === null) return null;
