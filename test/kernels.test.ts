@@ -1,10 +1,14 @@
 /** Every kernel: the ONNX reading equals the float64 reading, and two spellings of one function agree. All axes are different primes. */
 import t from 'tap';
 import {
-  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, linear, logits, negativeLogLikelihood, plainRows, rmsNorm, rope, ropeAngles, ropeTables, swiglu,
-  type Emit, type HostTensor,
+  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, linear, logits, negativeLogLikelihood, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
+  type Emit, type HostTensor, type RowFormat, type StorageEmit,
 } from '../kernels/index.ts';
 import { eager, toEager } from '../lib/eager.ts';
+import { record } from '../lib/graph/record.ts';
+import { runSubgraph } from '../lib/graph/run.ts';
+import type { Port } from '../lib/graph/subgraph.ts';
+import { mapValues } from '../lib/map-values.ts';
 import { bothReadings, difference, float32Tolerance, generator, integers, normal, numbers, type Program } from './support/readings.ts';
 
 const P = { b: 2, s: 3, p: 5, g: 7, r: 2, k: 22, n: 11, c: 17, v: 19, d: 23, f: 29, w: 31, m: 26 };
@@ -134,3 +138,25 @@ t.test('a swapped axis is refused with its name and both lengths', (t) => {
   t.throws(() => inFloat64(cases.rope?.program ?? (() => ({})), { x: tensor('bsgn'), positions: integers([5, 6, 7]) }), /rotate: a must be \[b, s, heads, 2n\]/);
   t.end();
 });
+
+/** Programs on stored rows need the wider vocabulary, which both readings here have. */
+const stored = <V>(g: StorageEmit<V>, x: Readonly<Record<string, V>>, format: RowFormat): Record<string, V> => {
+  const rows = storeRows(g, need(x, 'rows'), format);
+  const reader = storedRows(g, rows);
+  return { wide: reader.widen(), score: reader.score(need(x, 'q')), weigh: reader.weigh(need(x, 'w')) };
+};
+
+for (const tokens of [1, 3]) {
+  const feeds = { q: normal([1, tokens, 3, 2, 14], random), rows: normal([1, 11, 14], random), w: normal([1, 3, 2, tokens, 11], random) };
+  // Half a step of the largest magnitude, for the rows and, in whole-number products, for the other side too.
+  for (const [format, exact, rounded] of [['float32', 1e-6, 1e-6], ['float16', 1e-3, 1e-6], ['int8', 1 / 250, 0.02], ['int4', 1 / 13, 0.02]] as const) {
+    t.test(`${format} rows, ${tokens} queries`, async (t) => {
+      const ports = { q: ['b', tokens, 3, 2, 14], rows: [1, 't', 14], w: [1, 3, 2, tokens, 't'] };
+      const reference = stored(eager, mapValues(feeds, toEager), format);
+      const graph = record('stored', mapValues(feeds, (tensor, name): Omit<Port, 'name'> => ({ dtype: 'float32', shape: name === 'q' ? tensor.shape : ports[name] })), (g, x) => stored(g, x, format));
+      const onnx = await runSubgraph(graph, feeds, { threads: 1 });
+      t.ok(difference(feeds.rows.data, reference.wide?.data ?? []) < exact, 'stored rows are the rows, rounded');
+      for (const [name, value] of Object.entries(reference)) t.ok(difference(value.data, numbers(onnx[name])) < rounded, `${name}: ${difference(value.data, numbers(onnx[name]))}`);
+    });
+  }
+}
