@@ -25,10 +25,11 @@ const version = (): string => {
 function addCommand(program: Program, command: Command, io: CliIo): void {
   const sub = program.command(command.name).summary(command.summary).description(command.summary)
     .argument(`<${command.argument.name}>`, command.argument.help);
-  for (const [name, { flags, help }] of Object.entries(command.options)) {
-    const option = new Option(flags, help);
-    if (option.attributeName() !== name) throw new Error(`addCommand: option ${flags} of ${command.name} must be under ${option.attributeName()}, got ${name}`);
-    sub.addOption(option);
+  for (const [name, { flags, help, off }] of Object.entries(command.options)) {
+    for (const option of [new Option(flags, help), ...(off === undefined ? [] : [new Option(off.flags, off.help)])]) {
+      if (option.attributeName() !== name) throw new Error(`addCommand: option ${option.flags} of ${command.name} must be under ${option.attributeName()}, got ${name}`);
+      sub.addOption(option);
+    }
   }
   sub.option('--json', 'print one JSON object on standard output, and nothing else');
   sub.action(async (argument: string, raw: Readonly<Record<string, unknown>>) => {

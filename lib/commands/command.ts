@@ -22,11 +22,13 @@ export interface CommandResult {
   readonly text: string;
 }
 
-/** One option: how it is spelled, and how its raw value (string, list of strings, true or undefined) is read. */
+/** One option: how it is spelled, and how its raw value (string, list of strings, true, false or undefined) is read. */
 export interface OptionSpec<T> {
   /** As commander takes it, e.g. `--window <N>`. */
   readonly flags: string;
   readonly help: string;
+  /** A second spelling that gives the raw value false: `--no-...`. */
+  readonly off?: { readonly flags: string; readonly help: string };
   /** Errors: UsageError with the rule. */
   readonly read: (raw: unknown) => T;
 }

@@ -6,16 +6,14 @@ import { findWeights } from '../checkpoint/checkpoint.ts';
 import { convert, type ConversionReport } from '../convert.ts';
 import { factorStrategies } from '../factor/index.ts';
 import { placements } from '../factor/strategy.ts';
-import { mapValues } from '../map-values.ts';
 import { planStrategies } from '../plan/index.ts';
-import { startProgress, type Progress } from '../progress.ts';
 import { openTokenizer } from '../text/tokenizer.ts';
+import { checkCalibration, statisticsOf } from './calibrate.ts';
 import { defineCommand, modelArgument, type CommandIo } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { choice, realNumber, refuseTogether, requiredText, threadsOption, wholeNumber } from './options.ts';
+import { calibrationOption, choice, namesOf, realNumber, refuseTogether, requiredText, threadsOption, wholeNumber } from './options.ts';
 import { grouped, percent, table } from './table.ts';
-
-const namesOf = <K extends string>(record: Readonly<Record<K, unknown>>): K[] => Object.values(mapValues(record, (_, name) => name));
+import { withProgress } from './with-progress.ts';
 
 /**
  * What must stand beside the weights so that the directory generates as its source did: tokenizer files, and
@@ -62,34 +60,30 @@ export const convertModel = defineCommand({
     factor: choice('--factor <NAME>', 'how keys and values are factorised', namesOf(factorStrategies), undefined),
     rank: wholeNumber('--rank <R>', 'width of the latent of a layer, instead of a share or bytes', { least: 1 }),
     singularValues: choice('--singular-values <SIDE>', 'which factor carries the singular values', namesOf(placements), undefined),
+    calibration: calibrationOption,
+    calibrationTokens: wholeNumber('--calibration-tokens <N>', 'tokens of the calibration text to use at most (default 32 windows of 1024)', { least: 2 }),
     seed: wholeNumber('--seed <S>', 'seed of the randomised SVD of very large layers (default 0)', { least: 0, most: 2 ** 32 - 1 }),
     threads: threadsOption,
   },
   async run(name, values, io) {
-    const { out, rope, factor, singularValues, seed, threads, cacheShare, bytesPerToken, pairs, rank } = values;
+    const { out, rope: plan, factor, singularValues, calibration, calibrationTokens, seed, threads, cacheShare, bytesPerToken, pairs, rank } = values;
     refuseTogether(values, 'cacheShare', 'bytesPerToken', 'rank');
+    const wish = { files: calibration, tokens: calibrationTokens, plan, factor, threads };
+    checkCalibration(wish);
     await refuseOccupied(out); // before a download
     const model = await openNamedModel(name, io);
     const files = await sideFiles(model.path, io);
-    const bars: Progress[] = [];
-    try {
-      const report = await convert(model, out, {
-        budget: { cacheShare, bytesPerToken, pairs, rank },
-        plan: rope, factor, singularValues, seed, threads, files,
-        clock: io.clock,
-        signal: io.signal,
-        onProgress(done, total) {
-          if (bars.length === 0) bars.push(startProgress('converting', total, 'layers', { stream: io.stderr, clock: io.clock }));
-          bars[0]?.update(done);
-        },
-      });
-      const directory = resolve(out);
-      const conversion = join(directory, 'conversion.json');
-      // The spectra are long and stay in conversion.json.
-      const layers = report.layers.map(({ spectrum: _, ...layer }) => layer);
-      return { json: { ...report, layers, out: directory, conversion }, text: reportTable(report, out, conversion) };
-    } finally {
-      bars[0]?.stop();
-    }
+    const statistics = await statisticsOf(model, wish, io);
+    const report = await withProgress('converting', 'layers', io, (onProgress) => convert(model, out, {
+      budget: { cacheShare, bytesPerToken, pairs, rank },
+      plan, factor, singularValues, statistics, seed, threads, files, onProgress,
+      clock: io.clock,
+      signal: io.signal,
+    }));
+    const directory = resolve(out);
+    const conversion = join(directory, 'conversion.json');
+    // The spectra are long and stay in conversion.json.
+    const layers = report.layers.map(({ spectrum: _, ...layer }) => layer);
+    return { json: { ...report, layers, out: directory, conversion }, text: reportTable(report, out, conversion) };
   },
 });

@@ -1,4 +1,3 @@
-import { startProgress, type Progress } from '../progress.ts';
 import { openSession } from '../session/session.ts';
 import { perplexity } from '../session/perplexity.ts';
 import { openTokenizer } from '../text/tokenizer.ts';
@@ -7,6 +6,7 @@ import { openNamedModel } from './model-path.ts';
 import { cacheOption, requiredText, threadsOption, weightsOption, wholeNumber } from './options.ts';
 import { grouped, listing } from './table.ts';
 import { readText } from './text-file.ts';
+import { withProgress } from './with-progress.ts';
 
 /** `eval MODEL --text FILE`: perplexity over windows side by side, without BOS. */
 export const evaluate = defineCommand({
@@ -26,16 +26,10 @@ export const evaluate = defineCommand({
     const model = await openNamedModel(name, io);
     // The whole text: a prefix of it does not always give a prefix of its ids.
     const ids = (await openTokenizer(model.path)).encode(text);
-    const session = openSession(model, { signal: io.signal, threads });
-    const bars: Progress[] = [];
+    const session = openSession(model, { signal: io.signal, threads, cache });
     try {
-      const { tokensPerSecond, ...result } = await perplexity(session, ids, {
-        window, windows, clock: io.clock,
-        onProgress(done, total) {
-          if (bars.length === 0) bars.push(startProgress('windows', total, 'windows', { stream: io.stderr, clock: io.clock }));
-          bars[0]?.update(done);
-        },
-      });
+      const { tokensPerSecond, ...result } = await withProgress('predicting', 'windows', io, (onProgress) =>
+        perplexity(session, ids, { window, windows, clock: io.clock, onProgress }));
       const cacheBytesPerToken = session.createCache(1).bytesPerToken;
       const json = { ...result, cacheBytesPerToken, tokensPerSecond, weights, cache };
       return {
@@ -49,7 +43,6 @@ export const evaluate = defineCommand({
         ]),
       };
     } finally {
-      bars[0]?.stop();
       await session.close();
     }
   },

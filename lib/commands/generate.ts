@@ -62,7 +62,7 @@ export const generateText = defineCommand({
     const tokenizer = await openTokenizer(model.path);
     const encoded = encodePrompt(tokenizer, given, chat);
     const ids = promptTokens === undefined ? encoded : fitTokens(encoded, promptTokens);
-    const session = openSession(model, { signal: io.signal, threads });
+    const session = openSession(model, { signal: io.signal, threads, cache });
     try {
       const result = await finishGeneration(generate(session, ids, {
         tokenizer, temperature, topK, topP, seed, maxTokens,

@@ -1,4 +1,6 @@
 /** Kinds of options; each reads a raw value or refuses it with the rule. */
+import { mapValues } from '../map-values.ts';
+import { cacheFormats } from '../models/cache-layout.ts';
 import { UsageError, type OptionSpec } from './command.ts';
 
 const nameOf = (flags: string): string => flags.replace(/^-\w, /, '').split(' ')[0] ?? flags;
@@ -75,10 +77,13 @@ export function choice<N extends string, F extends N | undefined>(flags: string,
   };
 }
 
+/** The keys of a table of rows. */
+export const namesOf = <K extends string>(rows: Readonly<Record<K, unknown>>): K[] => Object.values(mapValues(rows, (_, name) => name));
+
 export const threadsOption = wholeNumber('--threads <N>', 'threads of the engine (default: the cores, at most 8)', { least: 1 });
 /** What weights are held in while they are used; the list grows with the kernels. */
 export const weightsOption = choice('--weights <TYPE>', 'type of the weights in memory', ['f32'], 'f32');
-export const cacheOption = choice('--cache <TYPE>', 'type of the cached rows', ['f32'], 'f32');
+export const cacheOption = choice('--cache <TYPE>', 'type of the cached rows', namesOf(cacheFormats), 'f32');
 
 /** Refuses options that exclude each other. */
 export function refuseTogether(values: Readonly<Record<string, unknown>>, ...names: readonly string[]): void {
@@ -88,3 +93,11 @@ export function refuseTogether(values: Readonly<Record<string, unknown>>, ...nam
 
 /** promptFile -> --prompt-file */
 export const flagOf = (name: string): string => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+
+/** Files of calibration text, false for --no-calibration, or undefined. */
+export const calibrationOption: OptionSpec<readonly string[] | false | undefined> = {
+  flags: '--calibration <FILE...>',
+  help: 'texts whose activations guide the choice of what to keep, UTF-8',
+  off: { flags: '--no-calibration', help: 'choose by the weights alone' },
+  read: (raw) => (raw === false ? false : Array.isArray(raw) ? raw.filter((value) => typeof value === 'string') : undefined),
+};

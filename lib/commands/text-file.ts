@@ -1,7 +1,5 @@
 /** Text files as the commands read them, and the text that ships with the package. */
-import { existsSync } from 'node:fs';
-import { readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { errorCode } from '../atomic-write.ts';
 import { packageFile } from '../package-file.ts';
 
@@ -17,11 +15,5 @@ export async function readText(option: string, path: string): Promise<string> {
   }
 }
 
-/** Path of the text that ships with the package. Errors: there is none; the option to give one is named. */
-export async function shippedTextPath(option: string): Promise<string> {
-  const directory = packageFile('examples', 'text');
-  const names = existsSync(directory) ? (await readdir(directory)).filter((name) => name.endsWith('.txt')).sort() : [];
-  const [first] = names;
-  if (first === undefined) throw new Error(`${option} FILE must be given, as no text lies in ${directory}`);
-  return join(directory, first);
-}
+/** The text that ships with the package. */
+export const shippedTextPath = (): string => packageFile('examples', 'text', 'persuasion.txt');

@@ -2,14 +2,14 @@ import { statSync } from 'node:fs';
 import { readSafetensors, someNames } from '../checkpoint/safetensors.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
 import type { Model } from '../models/model.ts';
-import { startProgress, type Progress } from '../progress.ts';
 import { verifyAgainstLogits, verifyAgainstModel, type Verification, type VerifyOptions } from '../session/verify.ts';
 import { openTokenizer } from '../text/tokenizer.ts';
-import { defineCommand, modelArgument, UsageError, type CommandIo } from './command.ts';
+import { defineCommand, modelArgument, UsageError } from './command.ts';
 import { openNamedModel } from './model-path.ts';
 import { requiredText, text, threadsOption } from './options.ts';
 import { listing, percent } from './table.ts';
 import { readText, shippedTextPath } from './text-file.ts';
+import { withProgress } from './with-progress.ts';
 
 /** Tokens of a text that two models are compared on: every one goes through the decode graph once. */
 const TEXT_TOKENS = 256;
@@ -36,23 +36,6 @@ async function againstModel(model: Model, other: Model, file: string, options: V
   return verifyAgainstModel(model, other, ids.slice(0, length), options);
 }
 
-/** Runs a verification under a progress display. */
-async function watched(io: CommandIo, threads: number | undefined, work: (options: VerifyOptions) => Promise<Verification>): Promise<Verification> {
-  const bars: Progress[] = [];
-  try {
-    return await work({
-      signal: io.signal,
-      threads,
-      onProgress(done, total) {
-        if (bars.length === 0) bars.push(startProgress('verifying', total, 'tokens', { stream: io.stderr, clock: io.clock }));
-        bars[0]?.update(done);
-      },
-    });
-  } finally {
-    bars[0]?.stop();
-  }
-}
-
 const isLogitsFile = (path: string): boolean => path.endsWith('.safetensors') && statSync(path, { throwIfNoEntry: false })?.isFile() === true;
 
 /** `verify MODEL --against MODEL|FILE`: how far logits are from a reference, and the model's own forms from each other. */
@@ -70,8 +53,10 @@ export const verifyModel = defineCommand({
     if (recorded && file !== undefined) throw new UsageError('--text must be left out when --against is a file of logits, got both');
     const model = await openNamedModel(name, io);
     const other = recorded ? null : await openNamedModel(against, io);
-    const result = await watched(io, threads, async (options) =>
-      other === null ? againstFile(model, against, options) : againstModel(model, other, file ?? await shippedTextPath('verify: --text'), options));
+    const result = await withProgress('verifying', 'tokens', io, (onProgress) => {
+      const options = { threads, signal: io.signal, onProgress };
+      return other === null ? againstFile(model, against, options) : againstModel(model, other, file ?? shippedTextPath(), options);
+    });
     return {
       json: { ...result },
       text: listing([
