@@ -1,3 +1,4 @@
+import { bank } from './bank.ts';
 import { high } from './high.ts';
 import { low } from './low.ts';
 import type { PlanStrategy } from './strategy.ts';
@@ -5,7 +6,7 @@ import { twoNorm } from './two-norm.ts';
 import { uniform } from './uniform.ts';
 
 /** Every way to choose what keeps rotating, by name. */
-export const planStrategies = { high, low, uniform, '2-norm': twoNorm } as const satisfies Record<string, PlanStrategy>;
+export const planStrategies = { high, low, uniform, '2-norm': twoNorm, bank } as const satisfies Record<string, PlanStrategy>;
 export type PlanStrategyName = keyof typeof planStrategies;
 
 export const isPlanStrategyName = (name: string): name is PlanStrategyName => Object.hasOwn(planStrategies, name);
