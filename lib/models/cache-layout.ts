@@ -48,6 +48,9 @@ export type CacheFormat = keyof typeof cacheFormats;
 
 export const isCacheFormat = (name: string): name is CacheFormat => Object.hasOwn(cacheFormats, name);
 
+/** Whether latents are to be rotated (rotate-latent.ts) before their rows are stored: with 4 bits a row's spread must be even. */
+export const rotatesLatent = (format: CacheFormat): boolean => cacheFormats[format].latent === 'int4';
+
 /** The arrays that hold some rows: the rows, and for quantised ones a step per token. */
 export function partsOf({ layer, name, row }: CachedRows, format: CacheFormat): readonly [rows: CachePart] | readonly [bytes: CachePart, step: CachePart] {
   const lead = row.slice(0, -1);

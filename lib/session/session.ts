@@ -1,10 +1,12 @@
 /** A model opened for inference: one onnxruntime session per graph, opened when first needed. */
 import { openRuntime, type Runtime } from '../graph/runtime.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
-import { buildDecoder, cacheLayoutOf, formsOf, type DecoderForm, type DecoderOutput } from '../models/decoder.ts';
+import { withGemm } from '../linalg/onnx-gemm.ts';
+import { buildDecoder, cacheLayoutOf, formsOf, type DecoderForm, type DecoderOptions, type DecoderOutput } from '../models/decoder.ts';
 import { loadDecoderWeights } from '../models/decoder-weights.ts';
-import type { CacheFormat } from '../models/cache-layout.ts';
+import { rotatesLatent, type CacheFormat } from '../models/cache-layout.ts';
 import type { Model } from '../models/model.ts';
+import { rotateLatents } from '../models/rotate-latent.ts';
 import { createCache, type Cache } from './cache.ts';
 
 export interface SessionOptions {
@@ -61,10 +63,14 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   const cacheFormat = options.cache ?? 'f32';
   const layout = cacheLayoutOf(model, cacheFormat);
   const runtimes = new Map<string, Promise<Runtime>>();
+  const openGraph = async (graph: DecoderOptions): Promise<Runtime> => {
+    const loaded = await loadDecoderWeights(model);
+    const constants = rotatesLatent(cacheFormat) ? await withGemm((gemm) => rotateLatents(model, loaded, { gemm })) : loaded;
+    return openRuntime(buildDecoder(model, constants, graph), options.threads === undefined ? {} : { threads: options.threads });
+  };
   const runtime = (form: DecoderForm, join: boolean, output: DecoderOutput): Promise<Runtime> => {
     const key = `${form} ${join} ${output}`;
-    const open = runtimes.get(key) ?? loadDecoderWeights(model).then((constants) =>
-      openRuntime(buildDecoder(model, constants, { form, join, output, cache: cacheFormat, positions: contextLength, ...(join ? {} : { tokens: 1 }) }), options.threads === undefined ? {} : { threads: options.threads }));
+    const open = runtimes.get(key) ?? openGraph({ form, join, output, cache: cacheFormat, positions: contextLength, ...(join ? {} : { tokens: 1 }) });
     runtimes.set(key, open);
     return open;
   };
