@@ -7,6 +7,7 @@ export * from './decoder-layer.ts';
 export * from './embedding.ts';
 export * from './head-norm.ts';
 export * from './latent-attention.ts';
+export * from './least-squares.ts';
 export * from './linear.ts';
 export * from './logits.ts';
 export * from './partial-rope.ts';

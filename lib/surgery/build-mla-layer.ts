@@ -1,5 +1,5 @@
-import { mlaAttentionLayer, type HostTensor, type LatentForm, type SplitHeadNorm } from '../../kernels/index.ts';
-import { record } from '../graph/record.ts';
+import { mlaAttentionLayer, type HostTensor, type LatentForm, type MlaRows, type Segmentation, type SplitHeadNorm } from '../../kernels/index.ts';
+import { record, type Recorder, type Value } from '../graph/record.ts';
 import type { Port, Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
 import type { AttentionLayer, Projection } from './attention-layer.ts';
@@ -96,9 +96,36 @@ function outputBias({ output, value, heads, kvHeads, headDim, hidden }: Attentio
   return { dtype: 'float32', shape: [hidden], data };
 }
 
+/** What a layer's attention is recorded from; `maxPositions` sizes the table of angles. */
+export type MlaParts = Omit<MlaLayer, 'subgraph' | 'cacheElementsPerToken'>;
+
+/** Records a layer's attention, its weights as constants: x [b, s, d], past rows or null where none are cached. */
+export function recordMlaLayer(
+  g: Recorder, mla: MlaParts, x: Value, positions: Value, past: Partial<MlaRows<Value>> | null, segmentation: Segmentation<Value>, form: LatentForm,
+): ReturnType<typeof mlaAttentionLayer<Value>> {
+  const { heads, kvHeads, valueWidth, rank, frequencies, nopeWidth, scale, maxPositions, weights, headNorm } = mla;
+  const ropeWidth = 2 * frequencies.length;
+  const value = projectionValues(g);
+  const optional = (name: string, projection: Projection | null) => (projection === null ? null : value(name, projection));
+  return mlaAttentionLayer(
+    g, x,
+    {
+      queryRope: optional('q_rope_proj', weights.queryRope), queryNope: optional('q_nope_proj', weights.queryNope), keyRope: optional('k_rope_proj', weights.keyRope),
+      down: value('kv_down_proj', weights.down), output: value('o_proj', weights.output),
+      up: {
+        key: weights.keyUp === null ? null : g.reshape(value('k_up_proj', weights.keyUp).weight, [kvHeads, nopeWidth, rank]),
+        value: g.reshape(value('v_up_proj', weights.valueUp).weight, [kvHeads, valueWidth, rank]),
+      },
+      headNorm: headNormValues(g, headNorm),
+    },
+    ropeWidth === 0 ? null : recordAngles(g, frequencies, positions, maxPositions),
+    past, segmentation, { heads, kvHeads, ropeWidth, nopeWidth, valueWidth, scale }, form,
+  );
+}
+
 /** A layer on its own as a subgraph, in either form. */
-export function mlaSubgraph(mla: Omit<MlaLayer, 'subgraph' | 'cacheElementsPerToken'>, form: LatentForm): Subgraph {
-  const { layer, hidden, heads, kvHeads, valueWidth, rank, frequencies, nopeWidth, scale, window, maxPositions, weights, headNorm } = mla;
+export function mlaSubgraph(mla: MlaParts, form: LatentForm): Subgraph {
+  const { layer, hidden, kvHeads, rank, frequencies, window, headNorm } = mla;
   const ropeWidth = 2 * frequencies.length;
   const inputs = {
     ...layerInputs(hidden),
@@ -107,27 +134,10 @@ export function mlaSubgraph(mla: Omit<MlaLayer, 'subgraph' | 'cacheElementsPerTo
     past_latent: { dtype: 'float32', shape: ['b', 'p', rank] },
   } as const satisfies Record<string, Omit<Port, 'name'>>;
   return record(`mla-${form}-${layer}`, inputs, (g, x) => {
-    const value = projectionValues(g);
     const pastScale = headNorm === null ? null : g.input({ name: 'past_key_scale', dtype: 'float32', shape: ['b', 'p', kvHeads] });
-    const optional = (name: string, projection: Projection | null) => (projection === null ? null : value(name, projection));
     const mask = g.causalMask(x.positions, g.concat(0, [x.past_positions, x.positions]), window);
-    const { output, rows } = mlaAttentionLayer(
-      g, x.hidden,
-      {
-        queryRope: optional('q_rope_proj', weights.queryRope), queryNope: optional('q_nope_proj', weights.queryNope), keyRope: optional('k_rope_proj', weights.keyRope),
-        down: value('kv_down_proj', weights.down), output: value('o_proj', weights.output),
-        up: {
-          key: weights.keyUp === null ? null : g.reshape(value('k_up_proj', weights.keyUp).weight, [kvHeads, nopeWidth, rank]),
-          value: g.reshape(value('v_up_proj', weights.valueUp).weight, [kvHeads, valueWidth, rank]),
-        },
-        headNorm: headNormValues(g, headNorm),
-      },
-      ropeWidth === 0 ? null : recordAngles(g, frequencies, x.positions, maxPositions),
-      { rope: ropeWidth === 0 ? null : x.past_rope, latent: x.past_latent, keyScale: pastScale },
-      { join: true, masks: [mask] },
-      { heads, kvHeads, ropeWidth, nopeWidth, valueWidth, scale },
-      form,
-    );
+    const past = { rope: ropeWidth === 0 ? null : x.past_rope, latent: x.past_latent, keyScale: pastScale };
+    const { output, rows } = recordMlaLayer(g, mla, x.hidden, x.positions, past, { join: true, masks: [mask] }, form);
     return { output, ...(rows.rope === null ? {} : { rope: rows.rope }), latent: rows.latent, ...(rows.keyScale == null ? {} : { key_scale: rows.keyScale }) };
   });
 }

@@ -18,6 +18,8 @@ export interface RankRopeDimsOptions {
   readonly pairs?: number;
   /** Rotating components n of the layer, shared by all heads: for the strategies that combine pairs. */
   readonly components?: number;
+  /** Neighbouring frequencies taken together, for the strategies that do ('ro-rope'). Default: chosen by the statistics. */
+  readonly fold?: number;
   readonly statistics?: LayerStatistics;
 }
 
@@ -27,7 +29,7 @@ export interface RankRopeDimsOptions {
  * Errors: unknown strategy (lists the valid ones), its pairs or components missing or out of range, statistics missing or of another layer.
  * Source: Ji et al. 2025 (MHA2MLA), section 3.1.
  */
-export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', pairs, components, statistics }: RankRopeDimsOptions): RopePlan {
+export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', pairs, components, fold, statistics }: RankRopeDimsOptions): RopePlan {
   checkAttentionLayer('rankRopeDims', attention);
   const { layer } = attention;
   if (!isPlanStrategyName(strategy)) throw new RangeError(`rankRopeDims: strategy must be one of ${Object.keys(planStrategies).join(', ')}, got ${String(strategy)}`);
@@ -39,9 +41,10 @@ export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', 
   if (count === undefined || !Number.isInteger(count) || count < least || count > most) {
     throw new RangeError(`rankRopeDims: ${row.counts} must be ${least}..${most} ${unit}for layer ${layer}, got ${count ?? 'none'}`);
   }
+  if (fold !== undefined && row.takesFold !== true) throw new RangeError(`rankRopeDims: strategy ${strategy} takes no fold, got ${fold}`);
   if (row.needsStatistics && statistics === undefined) throw new TypeError(`rankRopeDims: strategy ${strategy} needs statistics of calibration text for layer ${layer}, got none`);
   if (statistics !== undefined) checkStatistics('rankRopeDims', attention, statistics);
-  return ropePlan(attention, strategy, row.plan(attention, { count, statistics: statistics ?? null }));
+  return ropePlan(attention, strategy, row.plan(attention, { count, fold: fold ?? null, statistics: statistics ?? null }));
 }
 
 /** A plan from a strategy's choice, or from components of your own. */

@@ -36,6 +36,7 @@ export interface RopePlan {
   readonly keptShare: number;
   /** The remainder's fold; terms that are absent are 1. */
   readonly fold: readonly PairTerm[];
+  readonly rest?: PlanChoice['rest'];
   /**
    * Elements of each KV head that the remainder still uses, ascending: pairs that rotate as they are leave nothing
    * behind. All lists have the same length.
@@ -50,6 +51,8 @@ export interface PlanChoice {
   readonly components: readonly RopeComponent[];
   readonly scores: Float64Array | null;
   readonly fold: readonly PairTerm[];
+  /** Combinations of key pairs, orthonormal and orthogonal to the components, that span the remainder; absent where its pairs do. */
+  readonly rest?: readonly (readonly PairTerm[])[];
 }
 
 /** A pair of one KV head kept as it is, at its own frequency: MHA2MLA's kind of component. */
