@@ -117,7 +117,7 @@ export interface WeightValues {
   optionalWeight(name: string): Value | null;
 }
 
-export function weightValues(g: Recorder, constants: ReadonlyMap<string, Constant>): WeightValues {
+export function weightValues(g: Pick<Recorder, 'parameter'>, constants: ReadonlyMap<string, Constant>): WeightValues {
   const value = (name: string): Value => {
     const constant = constants.get(name);
     if (constant === undefined) throw new RangeError(`weightValues: ${name} must have been loaded`);

@@ -55,23 +55,42 @@ export function buildDecoder(model: Model, constants: ReadonlyMap<string, Consta
     cache: decoderCache(g, cachedRowsOf(model), options.cache ?? 'f32'),
     segmentation: decoderMasks(g, positions, pastPositions, join, config.window),
   };
-  const attention = form === 'source' ? sourceAttention(context) : latentAttention(context, form);
+  const { hidden, rows } = recordLayers(context, embedding(g, ids, weights.weight(family.embedding)), form);
+  const normed = rmsNorm(g, output === 'last' ? lastToken(g, hidden, tokens) : hidden, weights.weight(family.finalNorm), config.normEps);
+  const scores = logits(g, normed, weights.weight(family.head(config)));
+  return g.finish(targets === null ? { logits: scores, ...rows } : { nll: negativeLogLikelihood(g, scores, targets), ...rows });
+}
 
-  let hidden = embedding(g, ids, weights.weight(family.embedding));
+/** What one layer did: hidden states in front of it, the normed ones that its attention read, and the attention's output. */
+export interface LayerStates {
+  readonly input: Value;
+  readonly normed: Value;
+  readonly attention: Value;
+}
+
+/** Records all layers on embedded tokens [b, s, d]: the hidden state behind the last, new cache rows, and the states on the way. */
+export function recordLayers(context: DecoderContext, embedded: Value, form: DecoderForm): { hidden: Value; rows: Readonly<Record<string, Value>>; layers: readonly LayerStates[] } {
+  const { g, model: { config, family }, weights } = context;
+  const attention = form === 'source' ? sourceAttention(context) : latentAttention(context, form);
   const rows: Record<string, Value> = {};
+  const layers: LayerStates[] = [];
+  let hidden = embedded;
   for (let layer = 0; layer < config.layers; layer++) {
+    const input = hidden;
     const names = family.layer(layer);
     const body = {
       attentionNorm: weights.weight(names.attentionNorm), mlpNorm: weights.weight(names.mlpNorm),
       mlp: { gate: weights.linear(names.gate), up: weights.linear(names.up), down: weights.linear(names.down) },
     };
-    const result = decoderLayer(g, hidden, body, config.normEps, (normed) => attention(layer, normed));
+    const result = decoderLayer(g, hidden, body, config.normEps, (normed) => {
+      const { output, rows: own } = attention(layer, normed);
+      layers.push({ input, normed, attention: output });
+      return { output, rows: own };
+    });
     hidden = result.hidden;
     Object.assign(rows, result.rows);
   }
-  const normed = rmsNorm(g, output === 'last' ? lastToken(g, hidden, tokens) : hidden, weights.weight(family.finalNorm), config.normEps);
-  const scores = logits(g, normed, weights.weight(family.head(config)));
-  return g.finish(targets === null ? { logits: scores, ...rows } : { nll: negativeLogLikelihood(g, scores, targets), ...rows });
+  return { hidden, rows, layers };
 }
 
 /** [1, s, d] -> [1, 1, d]. */
