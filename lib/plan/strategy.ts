@@ -5,6 +5,8 @@ import { singlePair, type PlanChoice } from '../surgery/rope-plan.ts';
 export interface PlanOptions {
   /** Pairs per KV head, or components of the layer: what `PlanStrategy.counts` says. Inside `countRange`. */
   readonly count: number;
+  /** Frequencies taken together, for a strategy that takes a fold; null leaves it to the strategy. */
+  readonly fold: number | null;
   /** Null when none were given; never null where the strategy needs them. */
   readonly statistics: LayerStatistics | null;
 }
@@ -18,6 +20,8 @@ export interface PlanStrategy {
   readonly counts: 'pairs' | 'components';
   /** Least and largest count for a layer. */
   readonly countRange: (attention: AttentionLayer) => readonly [least: number, most: number];
+  /** Whether it takes neighbouring frequencies together, as many as `fold` says. Default no. */
+  readonly takesFold?: boolean;
   readonly plan: (attention: AttentionLayer, options: PlanOptions) => PlanChoice;
 }
 
