@@ -1,0 +1,115 @@
+/** Dynamic int8 as a pass: weights as int8 per output, inputs rounded to 8 bits while the graph runs, integer products. */
+import { int } from '../graph/record.ts';
+import type { Constant, Node, Subgraph } from '../graph/subgraph.ts';
+import { addedBias, constantProduct, constantValues, type ConstantProduct } from './constant-weight.ts';
+import { quantiseColumns } from './column-codes.ts';
+import { contrib, edgesOf, freshNames, operator, replaceNodes, standard, type Edges } from './pass.ts';
+import { infoOf, naming, storedBytes, type QuantisedSubgraph, type QuantisedWeight, type WeightInfo } from './weight-report.ts';
+
+export interface DynamicOptions {
+  /**
+   * What shares a scale of the inputs. 'tensor': everything a product sees in one run, one node (DynamicQuantizeMatMul);
+   * right for one token at a time. 'row': each token its own, so that a token's result does not depend on its
+   * neighbours; 6 more nodes per distinct input. Default 'row'.
+   */
+  readonly inputScale?: 'tensor' | 'row';
+  /** Matrices with fewer weights stay as they are. Default 4096. */
+  readonly minWeights?: number;
+  /** Whether to quantise a matrix. Default: all. */
+  readonly select?: (weight: WeightInfo) => boolean;
+}
+
+/** Constants and edges that all products of one run of the pass share. */
+interface Shared {
+  readonly fresh: (base: string) => string;
+  readonly constants: Map<string, Constant>;
+  readonly weights: Map<string, { readonly codes: string; readonly scales: string } | null>;
+  /** Rounded rows and their scales by input edge. */
+  readonly rows: Map<string, { readonly codes: string; readonly scale: string }>;
+}
+
+/**
+ * Every MatMul, FusedMatMul or Gemm with a constant matrix becomes an integer product: y = (x / s_x rounded) (W / s_w
+ * rounded) s_x s_w, with s_w per output (largest magnitude on 127) and s_x as `inputScale` says. A matrix that Gather
+ * reads too (a tied embedding) is left to quantiseWeights, which can share its bytes. Stored constants are read here.
+ *
+ * On processors without VNNI instructions integer products saturate at 16 bits inside onnxruntime and lose accuracy.
+ * Errors: weights that are not finite, naming the matrix.
+ */
+export function quantiseDynamic(subgraph: Subgraph, options: DynamicOptions = {}): QuantisedSubgraph {
+  const { inputScale = 'row' } = options;
+  const edges = edgesOf(subgraph);
+  const shared: Shared = { fresh: freshNames(subgraph), constants: new Map(), weights: new Map(), rows: new Map() };
+  const replaced = new Map<Node, readonly Node[]>(), report: QuantisedWeight[] = [];
+  for (const node of subgraph.nodes) {
+    const product = constantProduct(edges, node);
+    const weight = product === null ? null : codesOf(product, edges, options, shared, report);
+    if (product === null || weight === null) continue;
+    if (inputScale === 'tensor') {
+      const added = product.bias === '' ? addedBias(edges, node, product.outputs) : null;
+      const bias = added?.bias ?? product.bias;
+      replaced.set(node, [contrib('DynamicQuantizeMatMul', [product.x, weight.codes, weight.scales, ...(bias === '' ? [] : ['', bias])], [added?.node.outputs[0] ?? node.outputs[0]!])]);
+      if (added !== null) replaced.set(added.node, []);
+    } else {
+      replaced.set(node, rowProduct(product, weight, node.outputs[0]!, shared));
+    }
+  }
+  return { ...replaceNodes(subgraph, replaced, shared.constants), quantised: report };
+}
+
+function codesOf(product: ConstantProduct, edges: Edges, options: DynamicOptions, shared: Shared, report: QuantisedWeight[]): { codes: string; scales: string } | null {
+  const { weight, inputs, outputs } = product;
+  const key = `${weight.name} ${weight.transposed}`, known = shared.weights.get(key);
+  if (known !== undefined) return known;
+  const info = infoOf(product);
+  const isTable = edges.readers(weight.name).some((reader) => operator(reader) === 'Gather');
+  const wanted = !isTable && inputs * outputs >= (options.minWeights ?? 4096) && (options.select?.(info) ?? true);
+  const made = wanted ? naming('quantiseDynamic', weight.name, () => quantiseColumns(constantValues(weight.constant).data, outputs, inputs, !weight.transposed)) : null;
+  const names = made === null ? null : { codes: shared.fresh(`${weight.name}.int8`), scales: shared.fresh(`${weight.name}.scales`) };
+  shared.weights.set(key, names);
+  if (made === null || names === null) return null;
+  shared.constants.set(names.codes, { dtype: 'int8', shape: [inputs, outputs], data: made.codes });
+  shared.constants.set(names.scales, { dtype: 'float32', shape: [outputs], data: made.scales });
+  report.push({
+    ...info, bits: 8, blockSize: inputs, relativeError: made.relativeError, bytesBefore: storedBytes(product), bytesAfter: made.codes.byteLength + made.scales.byteLength,
+  });
+  return names;
+}
+
+const UINT8_MIDDLE = 128;
+
+/** Rounded rows x / s, s = max |x| / 127, in uint8 around 128; a row of zeros has s = 0, whatever its codes. */
+function roundedRows(x: string, { fresh, constants, rows }: Shared): { nodes: Node[]; codes: string; scale: string } {
+  const known = rows.get(x);
+  if (known !== undefined) return { nodes: [], ...known };
+  const number = (base: string, value: number): string => {
+    const name = `quantise_dynamic.${base}`;
+    constants.set(name, { dtype: 'float32', shape: [], data: Float32Array.of(value) });
+    return name;
+  };
+  constants.set('quantise_dynamic.last', { dtype: 'int64', shape: [1], data: BigInt64Array.of(-1n) });
+  constants.set('quantise_dynamic.middle', { dtype: 'uint8', shape: [], data: Uint8Array.of(UINT8_MIDDLE) });
+  const [magnitude, extreme, scale, unit, codes] = ['magnitude', 'extreme', 'scale', 'unit', 'codes'].map((base) => fresh(`${x}.${base}`)) as [string, string, string, string, string];
+  rows.set(x, { codes, scale });
+  return {
+    codes, scale,
+    nodes: [
+      standard('Abs', [x], [magnitude]),
+      standard('ReduceMax', [magnitude, 'quantise_dynamic.last'], [extreme], { keepdims: int(1) }),
+      standard('Mul', [extreme, number('step', 1 / 127)], [scale]),
+      standard('Div', [x, scale], [unit]),
+      standard('QuantizeLinear', [unit, number('one', 1), 'quantise_dynamic.middle'], [codes]),
+    ],
+  };
+}
+
+function rowProduct(product: ConstantProduct, weight: { codes: string; scales: string }, output: string, shared: Shared): Node[] {
+  const { nodes, codes, scale } = roundedRows(product.x, shared);
+  const raw = shared.fresh(`${output}.raw`), plain = product.bias === '' ? output : shared.fresh(`${output}.plain`);
+  return [
+    ...nodes,
+    contrib('MatMulIntegerToFloat', [codes, weight.codes, 'quantise_dynamic.one', weight.scales, 'quantise_dynamic.middle'], [raw]),
+    standard('Mul', [raw, scale], [plain]),
+    ...(product.bias === '' ? [] : [standard('Add', [plain, product.bias], [output])]),
+  ];
+}
