@@ -26,8 +26,12 @@ export interface FactorInput {
   readonly queryNopeBias: Float64Array; // [h n]
   /** What the plan leaves of the keys. */
   readonly keyNope: Matrix; // [g n, d], n may be 0
+  /** The keys' bias in those rows; zeros where there is none. */
+  readonly keyNopeBias: Float64Array; // [g n]
   readonly value: Matrix; // [g v, d]
   readonly rank: number;
+  /** Channels for keys, where keys and values have a latent each; the first of `rank`. */
+  readonly keyRank: number;
   readonly singularValues: SingularValuePlacement;
   readonly gemm: Gemm;
   readonly seed: number;
@@ -49,6 +53,8 @@ export interface FactorStrategy {
   readonly paper: string;
   /** Whether it must be given statistics of calibration text. */
   readonly needsStatistics: boolean;
+  /** Whether keys and values have a latent each, so that a key rank can be asked for. Default no. */
+  readonly separate?: boolean;
   /** Least and largest rank for a layer of the given row counts and hidden width. */
   readonly rankRange: (keyRows: number, valueRows: number, hidden: number) => readonly [least: number, most: number];
   readonly factor: (input: FactorInput) => Promise<FactorMatrices>;

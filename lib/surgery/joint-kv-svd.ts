@@ -1,6 +1,7 @@
 import type { HostTensor } from '../../kernels/emit.ts';
 import { linear } from '../../kernels/index.ts';
 import { factorStrategies, isFactorStrategyName, type FactorStrategyName } from '../factor/index.ts';
+import { halfForKeys } from '../factor/split.ts';
 import { placements, type FactorInput, type FactorMatrices, type FactorStrategy, type SingularValuePlacement } from '../factor/strategy.ts';
 import { record, type Value } from '../graph/record.ts';
 import type { Subgraph } from '../graph/subgraph.ts';
@@ -25,6 +26,8 @@ export type JointKvSvdOptions = {
   readonly seed?: number;
   /** Of this layer; for the strategies that need them. */
   readonly statistics?: LayerStatistics;
+  /** Channels of the latent that serve keys, for the strategies with a latent each ('split', 'care'). Default half of the rank. */
+  readonly keyRank?: number;
 } & (
   | { /** Width R of the layer's latent. */ readonly rank: number; readonly rankPerHead?: never }
   | { /** The paper's d_kv: R = rankPerHead x kvHeads. */ readonly rankPerHead: number; readonly rank?: never }
@@ -76,7 +79,8 @@ export async function jointKvSvd(attention: AttentionLayer, plan: RopePlan, opti
   if (statistics !== null) checkStatistics('jointKvSvd', attention, statistics);
   const [least, most] = row.rankRange(keyNope.rows, value.rows, hidden);
   if (!Number.isInteger(rank) || rank < least || rank > most) throw new RangeError(`jointKvSvd: rank must be ${least}..${most} for layer ${layer}, got ${rank}`);
-  const factor = (gemm: Gemm): Promise<MeasuredFactors> => measuredFactors(row.factor({ attention, plan, statistics, ...remainder, value, rank, singularValues, gemm, seed }), keyNope, value, gemm);
+  const keyRank = keyRankOf(row, strategy, layer, { rank, asked: options.keyRank, keyRows: keyNope.rows, valueRows: value.rows, hidden });
+  const factor = (gemm: Gemm): Promise<MeasuredFactors> => measuredFactors(row.factor({ attention, plan, statistics, ...remainder, value, rank, keyRank, singularValues, gemm, seed }), keyNope, value, gemm);
   const { factors, keyError, valueError, energyKept } = options.gemm === undefined ? await withGemm(factor) : await factor(options.gemm);
   const down = rounded(factors.down);
   const [keyUp, valueUp] = [rounded(factors.keyUp), rounded(factors.valueUp)];
@@ -89,14 +93,23 @@ export async function jointKvSvd(attention: AttentionLayer, plan: RopePlan, opti
   };
 }
 
+/** The key rank asked for, or the default. Errors: a strategy with one latent, channels that keys or values cannot use. */
+function keyRankOf(row: FactorStrategy, strategy: string, layer: number, { rank, asked, keyRows, valueRows, hidden }: { rank: number; asked: number | undefined; keyRows: number; valueRows: number; hidden: number }): number {
+  if (asked === undefined) return halfForKeys(rank, keyRows, valueRows, hidden);
+  if (row.separate !== true) throw new RangeError(`jointKvSvd: strategy ${strategy} has one latent for keys and values, got keyRank ${asked} for layer ${layer}`);
+  const [least, most] = [Math.max(keyRows === 0 ? 0 : 1, rank - Math.min(valueRows, hidden)), Math.min(keyRows, hidden, rank - 1)];
+  if (!Number.isInteger(asked) || asked < least || asked > most) throw new RangeError(`jointKvSvd: keyRank must be ${least}..${most} of rank ${rank} for layer ${layer}, got ${asked}`);
+  return asked;
+}
+
 /** What a plan leaves without rotation of W_k and, folded, of W_q: per head only those elements that are not zero. */
-function remainderOf(attention: AttentionLayer, plan: RopePlan): Pick<FactorInput, 'keyNope' | 'queryNope' | 'queryNopeBias'> & { nopeWidth: number } {
+function remainderOf(attention: AttentionLayer, plan: RopePlan): Pick<FactorInput, 'keyNope' | 'keyNopeBias' | 'queryNope' | 'queryNopeBias'> & { nopeWidth: number } {
   const { headDim, heads, kvHeads } = attention;
   const rows = plannedRows(attention, plan);
   const keys = selectRows(rows.keyNope, plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element)));
   const queries = selectRows(rows.queryNope, queryElements(plan, { heads, kvHeads, headDim }));
   return {
-    keyNope: asMatrix(keys), queryNope: asMatrix(queries), queryNopeBias: queries.bias ?? new Float64Array(queries.rows),
+    keyNope: asMatrix(keys), keyNopeBias: keys.bias ?? new Float64Array(keys.rows), queryNope: asMatrix(queries), queryNopeBias: queries.bias ?? new Float64Array(queries.rows),
     nopeWidth: plan.nopeElements[0]?.length ?? 0,
   };
 }
