@@ -1,40 +1,50 @@
 /** Whole-model conversion: layer by layer through the four functions into one directory that any loader can read. */
 import { mkdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { at } from '../kernels/at.ts';
 import { refuseOccupied, writeDirectoryAtomic, writeFileAtomic, type WriteOptions } from './atomic-write.ts';
 import { resolveBudget, type Budget } from './budget.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
-import { tensorSources, writeSafetensors, type TensorSource } from './checkpoint/write-safetensors.ts';
-import type { FactorStrategyName } from './factor/index.ts';
+import { tensorSources, writeSafetensors, writeShardedSafetensors, type TensorSource } from './checkpoint/write-safetensors.ts';
+import { conversionWarnings } from './conversion-warnings.ts';
+import { convertLayer, layerConfig, mlaTensors, type LayerReport } from './convert-layer.ts';
+import { factorStrategies, type FactorStrategyName } from './factor/index.ts';
 import type { SingularValuePlacement } from './factor/strategy.ts';
-import type { HostTensor } from './graph/subgraph.ts';
-import type { Gemm } from './linalg/gemm.ts';
 import { withGemm } from './linalg/onnx-gemm.ts';
 import { bodyTensorNames } from './models/decoder-weights.ts';
 import { fingerprintOf } from './models/fingerprint.ts';
-import { mlaTensorName, rowElements, type MlaConfig, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './models/mla-config.ts';
+import { rowElements, type MlaConfig, type MlaLayerConfig } from './models/mla-config.ts';
 import type { Model } from './models/model.ts';
 import { planStrategies, type PlanStrategyName } from './plan/index.ts';
-import type { LayerStatistics } from './statistics/layer-statistics.ts';
-import { readAttentionLayer } from './surgery/attention-layer.ts';
-import { buildMlaLayer, type MlaLayer } from './surgery/build-mla-layer.ts';
-import { jointKvSvd } from './surgery/joint-kv-svd.ts';
-import { rankRopeDims } from './surgery/rank-rope-dims.ts';
+import { openRefit } from './refit.ts';
+import type { Calibration } from './statistics/calibration.ts';
+import { collectStatistics } from './statistics/collect-statistics.ts';
+import type { LayerStatistics, StatisticsIdentity } from './statistics/layer-statistics.ts';
+import type { ModelStatistics } from './statistics/saved-statistics.ts';
+
+export type { LayerReport };
 
 export interface ConvertOptions {
-  readonly budget?: Budget;
-  /** Default 'uniform'. */
-  readonly plan?: PlanStrategyName;
-  /** Default 'joint'. */
-  readonly factor?: FactorStrategyName;
-  readonly singularValues?: SingularValuePlacement;
-  /** Statistics of every layer, where the strategy needs them. */
-  readonly statistics?: readonly LayerStatistics[];
+  readonly budget?: Budget | undefined;
+  /** Default 'bank' where there are statistics and heads have no norm, else 'uniform'. */
+  readonly plan?: PlanStrategyName | undefined;
+  /** Default 'two-sided' where there are statistics and heads have no norm, else 'joint'. */
+  readonly factor?: FactorStrategyName | undefined;
+  readonly singularValues?: SingularValuePlacement | undefined;
+  /** Text whose activations guide the conversion: statistics are collected from it, and the refit runs on it. */
+  readonly calibration?: Calibration | undefined;
+  /** Statistics that exist already; instead of collecting them. They must be of this model. */
+  readonly statistics?: ModelStatistics | readonly LayerStatistics[] | undefined;
+  /** Directory where collected statistics are saved, reused when they fit, and gone on with when a collection was stopped. */
+  readonly statisticsDirectory?: string | undefined;
+  /** Whether o_proj is fitted to the source's attention output on the calibration text. Default true where there is text. */
+  readonly refit?: boolean | undefined;
   /** Files to put beside the weights: the tokenizer's, by name. */
   readonly files?: Readonly<Record<string, string>>;
-  readonly threads?: number;
-  readonly seed?: number;
-  readonly onProgress?: (done: number, total: number) => void;
+  readonly threads?: number | undefined;
+  readonly seed?: number | undefined;
+  /** Layers done of all layers. */
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
   /** Stops between layers and between writes; nothing is left behind. */
   readonly signal?: AbortSignal;
   readonly writeBytes?: WriteOptions['writeBytes'];
@@ -42,25 +52,15 @@ export interface ConvertOptions {
   readonly clock?: () => number;
 }
 
-export interface LayerReport {
-  readonly layer: number;
-  readonly rank: number;
-  /** Rotating components of the layer. */
-  readonly components: number;
-  readonly pairs: number;
-  readonly keyError: number;
-  readonly valueError: number;
-  /** Relative error of the layer's output on calibration text; null without text. */
-  readonly outputError: number | null;
-  readonly energyKept: number;
-  readonly spectrum: readonly number[];
-}
-
 export interface ConversionReport {
   readonly source: string;
   readonly plan: string;
   readonly factor: string;
   readonly budget: string;
+  /** What experience says about such a conversion. */
+  readonly warnings: readonly string[];
+  /** Whose activations guided the conversion; null without text. */
+  readonly calibration: (StatisticsIdentity & { readonly refit: boolean }) | null;
   readonly cacheElementsPerToken: { readonly before: number; readonly after: number };
   /** 1 - after / before. */
   readonly reduction: number;
@@ -69,15 +69,20 @@ export interface ConversionReport {
 }
 
 /**
- * Converts a source model into `out`: config.json (with the `mla` block), model.safetensors, `files`, conversion.json.
- * One layer is in memory at a time. The directory appears only when it is whole.
- * Errors: a converted model as source, an occupied `out`, what the four functions refuse, a failed write.
+ * Converts a source model into `out`: config.json (with the `mla` block), model.safetensors (sharded when large), `files`,
+ * conversion.json. One layer is in memory at a time, its statistics and its refit included. The directory appears only
+ * when it is whole. Errors: a converted model as source, an occupied `out`, strategies that need text and get none,
+ * statistics of another model, a budget too small for the strategy, what the four functions refuse, a failed write.
  */
 export async function convert(model: Model, out: string, options: ConvertOptions = {}): Promise<ConversionReport> {
-  const { plan = 'uniform', factor = 'joint', singularValues = 'up', clock = () => performance.now(), signal } = options;
+  const { singularValues = 'up', seed = 0, threads, clock = () => performance.now(), signal, calibration = null } = options;
   if (model.mla !== null) throw new TypeError(`convert: MODEL must be a source model, got ${model.path}, which is converted already`);
-  if (planStrategies[plan].needsStatistics && options.statistics === undefined) throw new TypeError(`convert: strategy ${plan} needs calibration text, got none`);
-  const budget = resolveBudget(model.config, options.budget ?? {});
+  const fingerprint = await fingerprintOf(model);
+  const statistics = statisticsSource(model, fingerprint, options);
+  const { plan, factor } = strategiesFor(model, statistics !== null, options);
+  const refit = options.refit ?? calibration !== null;
+  if (refit && calibration === null) throw new TypeError('convert: a refit needs calibration text, got none');
+  const budget = resolveBudget(model.config, options.budget ?? {}, planStrategies[plan].counts);
   await refuseOccupied(out);
   const start = clock();
   const write: WriteOptions = { signal, writeBytes: options.writeBytes };
@@ -87,32 +92,35 @@ export async function convert(model: Model, out: string, options: ConvertOptions
     await mkdir(layersDirectory);
     const layers: { readonly file: string; readonly config: MlaLayerConfig; readonly report: LayerReport }[] = [];
     await withGemm(async (gemm) => {
+      const pass = calibration === null ? null : { pass: await openRefit(model, calibration, { gemm, change: refit, threads, signal }), changes: refit };
       for (let layer = 0; layer < model.config.layers; layer++) {
         signal?.throwIfAborted();
-        const { mla, report: layerReport } = await convertLayer(model, layer, { ...options, plan, factor, singularValues }, budget, gemm);
+        const known = statistics === null ? null : await statistics(layer);
+        const { mla, report: layerReport } = await convertLayer(model, layer, known, { plan, factor, singularValues, budget, seed, gemm, refit: pass });
         const file = join(layersDirectory, `${layer}.safetensors`);
         await writeSafetensors(file, tensorSources(mlaTensors(mla)), write);
-        layers.push({ file, config: { rank: mla.rank, frequencies: [...mla.frequencies], nopeWidth: mla.nopeWidth, ...headNormConfig(mla) }, report: layerReport });
+        layers.push({ file, config: layerConfig(mla), report: layerReport });
         options.onProgress?.(layer + 1, model.config.layers);
       }
-    }, options.threads === undefined ? {} : { threads: options.threads });
+    }, { threads });
     const config: MlaConfig = {
       version: 1, scale: model.scale,
       layers: layers.map((layer) => layer.config),
-      plan: { strategy: plan, pairs: budget.pairs },
+      plan: { strategy: plan, ...(budget.pairs === null ? {} : { pairs: budget.pairs }), ...(budget.components === null ? {} : { components: budget.components }) },
       factor: { strategy: factor, rank: budget.rank, singularValues },
-      source: { name: basename(model.path), architecture: model.config.architecture, fingerprint: await fingerprintOf(model) },
+      source: { name: basename(model.path), architecture: model.config.architecture, fingerprint },
     };
     const attention = await Promise.all(layers.map(({ file }) => checkpointSources(file)));
     const body = bodyTensorNames(model).map((name): TensorSource =>
       ({ name, dtype: 'float32', shape: model.checkpoint.tensors.get(name)?.shape ?? [], read: () => model.checkpoint.read(name) }));
-    await writeSafetensors(join(directory, 'model.safetensors'), [...body, ...attention.flat()], write);
+    await writeShardedSafetensors(directory, [...body, ...attention.flat()], write);
     await rm(layersDirectory, { recursive: true });
     for (const [name, text] of Object.entries(options.files ?? {})) await writeFileAtomic(join(directory, name), text, write);
     const before = 2 * model.config.kvHeads * model.config.headDim * model.config.layers;
     const after = layers.reduce((sum, layer) => sum + rowElements(layer.config), 0);
     report = {
-      source: basename(model.path), plan, factor, budget: budget.reason,
+      source: basename(model.path), plan, factor, budget: budget.reason, warnings: conversionWarnings(model.config, budget, calibration),
+      calibration: calibration === null ? null : { ...calibration.identity, refit },
       cacheElementsPerToken: { before, after }, reduction: 1 - after / before,
       layers: layers.map((layer) => layer.report), seconds: (clock() - start) / 1000,
     };
@@ -123,38 +131,34 @@ export async function convert(model: Model, out: string, options: ConvertOptions
   return report;
 }
 
-type LayerOptions = ConvertOptions & Required<Pick<ConvertOptions, 'plan' | 'factor' | 'singularValues'>>;
-
-async function convertLayer(model: Model, layer: number, options: LayerOptions, budget: { pairs: number; rank: number }, gemm: Gemm): Promise<{ mla: MlaLayer; report: LayerReport }> {
-  const attention = await readAttentionLayer(model, layer);
-  const statistics = options.statistics?.[layer];
-  const plan = rankRopeDims(attention, { strategy: options.plan, pairs: budget.pairs, ...(statistics === undefined ? {} : { statistics }) });
-  const factors = await jointKvSvd(attention, plan, { strategy: options.factor, singularValues: options.singularValues, rank: budget.rank, gemm, seed: options.seed ?? 0 });
-  const mla = buildMlaLayer(attention, plan, factors);
-  return {
-    mla,
-    report: {
-      layer, rank: mla.rank, components: plan.components.length, pairs: budget.pairs, keyError: factors.keyError, valueError: factors.valueError, outputError: null,
-      energyKept: factors.energyKept, spectrum: Array.from(factors.spectrum),
-    },
-  };
+/** What is asked for, or what fits: ours where there are statistics, the paper's without them and where heads have norms. */
+function strategiesFor(model: Model, known: boolean, options: ConvertOptions): { plan: PlanStrategyName; factor: FactorStrategyName } {
+  const ours = known && model.family.layer(0).queryNorm === null;
+  const { plan = ours ? 'bank' : 'uniform', factor = ours ? 'two-sided' : 'joint' } = options;
+  const needy = [planStrategies[plan].needsStatistics ? [`plan ${plan}`] : [], factorStrategies[factor].needsStatistics ? [`factor ${factor}`] : []].flat();
+  if (needy.length > 0 && !known) throw new TypeError(`convert: strategy needs calibration text or statistics, got none for ${needy.join(' and ')}`);
+  return { plan, factor };
 }
 
-const headNormConfig = ({ headNorm, kvHeads }: MlaLayer): Pick<MlaLayerConfig, 'headNorm'> => (headNorm === null ? {} : { headNorm: { eps: headNorm.eps, kvHeads } });
-
-/** A layer's tensors under their names in the artefact. */
-export function mlaTensors({ layer, weights, headNorm }: MlaLayer): [string, HostTensor][] {
-  const norms: readonly [MlaExtra, HostTensor | null][] = headNorm === null ? [] : [['queryRopeNorm', headNorm.queryRope], ['keyRopeNorm', headNorm.keyRope], ['nopeNorm', headNorm.nope]];
-  const tensors = norms.flatMap(([name, weight]): [string, HostTensor][] => (weight === null ? [] : [[`${mlaTensorName(layer, name)}.weight`, weight]]));
-  const order: readonly MlaTensor[] = ['queryRope', 'queryNope', 'keyRope', 'down', 'keyUp', 'valueUp', 'output'];
-  for (const tensor of order) {
-    const projection = weights[tensor];
-    if (projection === null) continue;
-    const name = mlaTensorName(layer, tensor);
-    tensors.push([`${name}.weight`, projection.weight]);
-    if (projection.bias !== null) tensors.push([`${name}.bias`, projection.bias]);
+/** Statistics layer after layer: those given, or collected as they are asked for; null without text. */
+function statisticsSource(model: Model, fingerprint: string, { statistics, calibration, statisticsDirectory, threads, signal, writeBytes }: ConvertOptions): ((layer: number) => Promise<LayerStatistics>) | null {
+  if (statistics !== undefined) {
+    const check = (given: LayerStatistics): LayerStatistics => {
+      if (given.identity.model !== fingerprint) throw new Error(`convert: statistics must be of this model, ${fingerprint}, got those of ${given.identity.model}`);
+      return given;
+    };
+    const list = 'layer' in statistics ? statistics : { layer: async (layer: number) => at(statistics, layer) };
+    return async (layer) => check(await list.layer(layer));
   }
-  return tensors;
+  if (calibration === undefined) return null;
+  const { identity } = calibration;
+  if (identity.model !== fingerprint) throw new Error(`convert: calibration must be made for this model, ${fingerprint}, got one for ${identity.model}`);
+  const stream = collectStatistics(model, calibration, { directory: statisticsDirectory, threads, signal, writeBytes });
+  return async (layer) => {
+    const { value } = await stream.next();
+    if (value?.layer !== layer) throw new Error(`convert: statistics of layer ${layer} must come next, got ${value === undefined ? 'none' : `layer ${value.layer}`}`);
+    return value;
+  };
 }
 
 async function checkpointSources(file: string): Promise<TensorSource[]> {

@@ -27,7 +27,7 @@ export function sourceCachedRows({ layers, kvHeads, headDim }: ModelConfig): Cac
  * What a converted model caches: [rope key 2n | latent R], kept as two arrays so that both are read in place, and one scale
  * per KV head where heads have norms.
  */
-export function latentCachedRows({ layers }: MlaConfig): CachedRows[] {
+export function latentCachedRows({ layers }: { readonly layers: readonly Pick<MlaConfig['layers'][number], 'rank' | 'frequencies' | 'headNorm'>[] }): CachedRows[] {
   return layers.flatMap(({ rank, frequencies, headNorm }, layer): CachedRows[] => [
     ...(frequencies.length > 0 ? [{ layer, name: 'rope', row: [2 * frequencies.length] } as const] : []),
     { layer, name: 'latent', row: [rank] },

@@ -22,7 +22,8 @@ const schema = z.object({
   /** Factor on the scores before softmax: the source's, never recomputed from a new width. */
   scale: z.number().positive(),
   layers: z.array(layerSchema),
-  plan: z.object({ strategy: z.string(), pairs: z.int().nonnegative() }),
+  /** Pairs per KV head, or components of a layer: what the strategy counts in. */
+  plan: z.object({ strategy: z.string(), pairs: z.int().nonnegative().optional(), components: z.int().positive().optional() }),
   factor: z.object({ strategy: z.string(), rank: z.int().positive(), singularValues: z.string() }),
   /** What was converted, so that two artefacts can be told apart. */
   source: z.object({ name: z.string(), architecture: z.string(), fingerprint: z.string() }),

@@ -1,0 +1,84 @@
+/** One layer of a conversion, through the four functions and the refit. */
+import type { HostTensor } from '../kernels/emit.ts';
+import type { ResolvedBudget } from './budget.ts';
+import type { FactorStrategyName } from './factor/index.ts';
+import type { SingularValuePlacement } from './factor/strategy.ts';
+import type { Gemm } from './linalg/gemm.ts';
+import { mlaTensorName, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './models/mla-config.ts';
+import type { Model } from './models/model.ts';
+import type { PlanStrategyName } from './plan/index.ts';
+import type { Refit } from './refit.ts';
+import type { LayerStatistics } from './statistics/layer-statistics.ts';
+import { readAttentionLayer } from './surgery/attention-layer.ts';
+import { buildMlaLayer, type MlaLayer } from './surgery/build-mla-layer.ts';
+import { jointKvSvd } from './surgery/joint-kv-svd.ts';
+import { rankRopeDims } from './surgery/rank-rope-dims.ts';
+
+export interface LayerReport {
+  readonly layer: number;
+  readonly rank: number;
+  /** Rotating components of the layer. */
+  readonly components: number;
+  /** Kept pairs per KV head; null where the plan combines pairs. */
+  readonly pairs: number | null;
+  readonly keyError: number;
+  readonly valueError: number;
+  /** ||o_source - o|| / ||o_source|| of the attention's output on calibration text, in the converted model; null without text. */
+  readonly outputError: number | null;
+  /** The same before the refit; null without a refit. */
+  readonly outputErrorBeforeRefit: number | null;
+  readonly energyKept: number;
+  readonly spectrum: readonly number[];
+  /** Radians per position of the rotating components. */
+  readonly frequencies: readonly number[];
+}
+
+export interface LayerPlan {
+  readonly plan: PlanStrategyName;
+  readonly factor: FactorStrategyName;
+  readonly singularValues: SingularValuePlacement;
+  readonly budget: ResolvedBudget;
+  readonly seed: number;
+  readonly gemm: Gemm;
+  /** Null without calibration text. With `changes` false it only measures. */
+  readonly refit: { readonly pass: Refit; readonly changes: boolean } | null;
+}
+
+/** Reads, converts and, with text, refits layer `layer`. Errors: what the four functions refuse. */
+export async function convertLayer(model: Model, layer: number, statistics: LayerStatistics | null, options: LayerPlan): Promise<{ mla: MlaLayer; report: LayerReport }> {
+  const { budget: { pairs, components, rank }, gemm, seed, singularValues, refit } = options;
+  const attention = await readAttentionLayer(model, layer);
+  const known = statistics === null ? {} : { statistics };
+  const plan = rankRopeDims(attention, { strategy: options.plan, ...(pairs === null ? {} : { pairs }), ...(components === null ? {} : { components }), ...known });
+  const factors = await jointKvSvd(attention, plan, { strategy: options.factor, singularValues, rank, gemm, seed, ...known });
+  const built = buildMlaLayer(attention, plan, factors);
+  const fitted = refit === null ? null : await refit.pass.next(built);
+  return {
+    mla: fitted?.mla ?? built,
+    report: {
+      layer, rank, components: plan.components.length, pairs, keyError: factors.keyError, valueError: factors.valueError,
+      outputError: fitted?.errorAfter ?? null, outputErrorBeforeRefit: fitted !== null && refit?.changes === true ? fitted.errorBefore : null,
+      energyKept: factors.energyKept, spectrum: Array.from(factors.spectrum), frequencies: built.frequencies,
+    },
+  };
+}
+
+const headNormConfig = ({ headNorm, kvHeads }: MlaLayer): Pick<MlaLayerConfig, 'headNorm'> => (headNorm === null ? {} : { headNorm: { eps: headNorm.eps, kvHeads } });
+
+/** What config.json must say of a layer. */
+export const layerConfig = (mla: MlaLayer): MlaLayerConfig => ({ rank: mla.rank, frequencies: [...mla.frequencies], nopeWidth: mla.nopeWidth, ...headNormConfig(mla) });
+
+/** A layer's tensors under their names in the artefact. */
+export function mlaTensors({ layer, weights, headNorm }: MlaLayer): [string, HostTensor][] {
+  const norms: readonly [MlaExtra, HostTensor | null][] = headNorm === null ? [] : [['queryRopeNorm', headNorm.queryRope], ['keyRopeNorm', headNorm.keyRope], ['nopeNorm', headNorm.nope]];
+  const tensors = norms.flatMap(([name, weight]): [string, HostTensor][] => (weight === null ? [] : [[`${mlaTensorName(layer, name)}.weight`, weight]]));
+  const order: readonly MlaTensor[] = ['queryRope', 'queryNope', 'keyRope', 'down', 'keyUp', 'valueUp', 'output'];
+  for (const tensor of order) {
+    const projection = weights[tensor];
+    if (projection === null) continue;
+    const name = mlaTensorName(layer, tensor);
+    tensors.push([`${name}.weight`, projection.weight]);
+    if (projection.bias !== null) tensors.push([`${name}.bias`, projection.bias]);
+  }
+  return tensors;
+}
