@@ -4,6 +4,7 @@ import type { Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
 import { isPlanStrategyName, planStrategies, type PlanStrategyName } from '../plan/index.ts';
 import type { PlanStrategy } from '../plan/strategy.ts';
+import { keepHighest } from '../plan/two-norm.ts';
 import { checkStatistics, type LayerStatistics } from '../statistics/layer-statistics.ts';
 import { checkAttentionLayer, pairsPerHead, type AttentionLayer } from './attention-layer.ts';
 import { plannedRows, queryElements, remainingElements, toProjection, zeroOtherRows } from './complex-rows.ts';
@@ -21,6 +22,11 @@ export interface RankRopeDimsOptions {
   /** Neighbouring frequencies taken together, for the strategies that do ('ro-rope'). Default: chosen by the statistics. */
   readonly fold?: number;
   readonly statistics?: LayerStatistics;
+  /**
+   * Instead of statistics, for '2-norm' and '2-norm-sum': the importance of every pair, [kvHeads, pairs per head], the larger
+   * the more; such as a layer of MHA2MLA's tables (readPairTable).
+   */
+  readonly scores?: Float64Array;
 }
 
 /**
@@ -29,7 +35,7 @@ export interface RankRopeDimsOptions {
  * Errors: unknown strategy (lists the valid ones), its pairs or components missing or out of range, statistics missing or of another layer.
  * Source: Ji et al. 2025 (MHA2MLA), section 3.1.
  */
-export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', pairs, components, fold, statistics }: RankRopeDimsOptions): RopePlan {
+export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', pairs, components, fold, statistics, scores }: RankRopeDimsOptions): RopePlan {
   checkAttentionLayer('rankRopeDims', attention);
   const { layer } = attention;
   if (!isPlanStrategyName(strategy)) throw new RangeError(`rankRopeDims: strategy must be one of ${Object.keys(planStrategies).join(', ')}, got ${String(strategy)}`);
@@ -42,9 +48,21 @@ export function rankRopeDims(attention: AttentionLayer, { strategy = 'uniform', 
     throw new RangeError(`rankRopeDims: ${row.counts} must be ${least}..${most} ${unit}for layer ${layer}, got ${count ?? 'none'}`);
   }
   if (fold !== undefined && row.takesFold !== true) throw new RangeError(`rankRopeDims: strategy ${strategy} takes no fold, got ${fold}`);
+  if (scores !== undefined) {
+    checkScores(attention, strategy, scores, statistics);
+    return ropePlan(attention, strategy, keepHighest(attention, scores, count));
+  }
   if (row.needsStatistics && statistics === undefined) throw new TypeError(`rankRopeDims: strategy ${strategy} needs statistics of calibration text for layer ${layer}, got none`);
   if (statistics !== undefined) checkStatistics('rankRopeDims', attention, statistics);
   return ropePlan(attention, strategy, row.plan(attention, { count, fold: fold ?? null, statistics: statistics ?? null }));
+}
+
+function checkScores({ layer, kvHeads, headDim }: AttentionLayer, strategy: string, scores: Float64Array, statistics: LayerStatistics | undefined): void {
+  if (strategy !== '2-norm' && strategy !== '2-norm-sum') throw new RangeError(`rankRopeDims: scores belong to strategies 2-norm and 2-norm-sum, got them with ${strategy} for layer ${layer}`);
+  if (statistics !== undefined) throw new RangeError(`rankRopeDims: scores stand in place of statistics, got both for layer ${layer}`);
+  const wanted = (kvHeads * headDim) / 2;
+  if (scores.length !== wanted) throw new RangeError(`rankRopeDims: scores must be ${wanted} numbers, [${kvHeads}, ${headDim / 2}], for layer ${layer}, got ${scores.length}`);
+  if (!scores.every(Number.isFinite)) throw new RangeError(`rankRopeDims: scores must be finite for layer ${layer}`);
 }
 
 /** A plan from a strategy's choice, or from components of your own. */
