@@ -1,5 +1,5 @@
 /** The numbered examples run as they stand, on the models of test/data, and print what they promise. */
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import t from 'tap';
@@ -31,15 +31,31 @@ t.test('every numbered example is in the table, short, and says how to run it', 
 });
 
 t.test('every numbered example runs', async (t) => {
-  const [log, argv] = [console.log, process.argv];
-  t.teardown(() => { [console.log, process.argv] = [log, argv]; });
+  const printed: string[] = [];
+  t.intercept(console, 'log', { value: (...words: readonly unknown[]) => { printed.push(words.join(' ')); } });
+  const { argv } = process;
+  t.teardown(() => { process.argv = argv; });
   for (const [name, { prints, args }] of Object.entries(examples)) {
-    const printed: string[] = [];
-    console.log = (...words: readonly unknown[]) => { printed.push(words.join(' ')); };
+    printed.length = 0;
     process.argv = [process.execPath, name, ...(args?.(join(t.testdir(), 'converted')) ?? [])];
     await import(pathToFileURL(packageFile('examples', name)).href);
-    console.log = log;
     for (const pattern of prints) t.match(printed.join('\n'), pattern, `${name}: ${pattern.source}`);
   }
   t.ok(existsSync(join(t.testdirName, 'converted', 'conversion.json')), 'the conversion is there');
+});
+
+t.test('the program in README.md runs', async (t) => {
+  const block = /<!-- test\/examples\.test\.ts runs this block -->\n```ts\n([^`]*)```/.exec(readFileSync(packageFile('README.md'), 'utf8'))?.[1] ?? '';
+  const directory = t.testdir();
+  const onnx = join(directory, 'layer-0.onnx');
+  const program = block
+    .replace("'attention-surgery'", JSON.stringify(pathToFileURL(packageFile('lib', 'index.ts')).href))
+    .replace("'path/to/model'", JSON.stringify(source))
+    .replace("'layer-0.onnx'", JSON.stringify(onnx));
+  writeFileSync(join(directory, 'readme.ts'), program);
+  const printed: string[] = [];
+  t.intercept(console, 'log', { value: (...words: readonly unknown[]) => { printed.push(words.join(' ')); } });
+  await import(pathToFileURL(join(directory, 'readme.ts')).href);
+  t.match(printed.join('\n'), /^0\.\d+ 0\.\d+ 40$/, 'errors of keys and values, and 16 + 24 elements per token');
+  t.ok(existsSync(onnx), 'the layer was written');
 });
