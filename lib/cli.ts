@@ -45,7 +45,7 @@ function addCommand(program: Program, command: Command, io: CliIo): void {
  * 130 stopped by the signal. Never throws; an error is one line on `io.stderr`, with its stack when DEBUG is set.
  */
 export async function runCli(argv: readonly string[], io: CliIo): Promise<number> {
-  const complain = (message: string): unknown => io.stderr.write(`${NAME}: ${message}\n`);
+  const complain = (message: string): unknown => io.stderr.write(`${NAME}: ${message.trim().replace(/\s*\n\s*/g, ' ')}\n`);
   const program = new Program(NAME)
     .description('Turn a pretrained RoPE transformer into a Multi-head Latent Attention model, and measure what it costs and saves.')
     .version(version())
@@ -53,7 +53,7 @@ export async function runCli(argv: readonly string[], io: CliIo): Promise<number
     .configureOutput({
       writeOut: io.out,
       writeErr: (text) => io.stderr.write(text),
-      outputError: (text) => complain(text.trim().replace(/^error: /, '').replaceAll('\n', ' ')),
+      outputError: (text) => complain(text.replace(/^error: /, '')),
     });
   for (const command of commands) addCommand(program, command, io);
   try {

@@ -164,6 +164,28 @@ t.test('generate: prompts', async (t) => {
   t.match(await run(['generate', zooPath('llama-mha'), '--prompt', 'a']), { code: 1, stderr: /directory must hold tokenizer\.json/ });
 });
 
+t.test('MODEL may be a name on the hub', async (t) => {
+  const environment = { HF_HUB_CACHE: join(work, 'hub'), HF_HUB_OFFLINE: '1' };
+  const commit = '0123456789abcdef0123456789abcdef01234567';
+  const repository = join(work, 'hub', 'models--someone--tiny');
+  cpSync(model, join(repository, 'snapshots', commit), { recursive: true });
+  mkdirSync(join(repository, 'refs'));
+  writeFileSync(join(repository, 'refs', 'main'), commit);
+  const { code, stdout, stderr } = await run(['inspect', 'someone/tiny', '--json'], { environment });
+  t.match([code, stderr], [0, ''], 'a cached model needs no network');
+  t.match(parsed(stdout), { layers: 3 });
+  t.match(await run(['inspect', 'someone/other'], { environment }), { code: 1, stdout: '', stderr: /^attention-surgery: downloadModel: someone\/other .*offline/ });
+});
+
+t.test('strategies that look at text', async (t) => {
+  const make = ['convert', model, '--out', join(work, 'calibrated'), '--rope', '2-norm', '--pairs', '2', '--rank', '7', '--factor', 'joint'] as const;
+  t.match(await run([...make, '--no-calibration']), { code: 2, stderr: /--rope 2-norm needs calibration text, got --no-calibration/ });
+  t.match(await run([...make, '--no-calibration', '--calibration-tokens', '64']), { code: 2, stderr: /--calibration-tokens needs --calibration FILE/ });
+  t.match(await run([...make, '--calibration', join(work, 'nothing.txt')]), { code: 1, stderr: /convert: --calibration must be a readable file/ });
+  t.match(await run([...make, '--calibration', join(work, 'model', 'tokenizer_config.json'), '--calibration-tokens', '640']), { code: 0 });
+  t.match(await json('inspect', join(work, 'calibrated')), { converted: { plan: { strategy: '2-norm', pairs: 2 } } });
+});
+
 /** A copy of the model under `name`, damaged. */
 function damaged(name: string, damage: (directory: string) => void): string {
   const directory = join(work, name);

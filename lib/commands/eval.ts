@@ -1,3 +1,4 @@
+import { weightPasses } from '../passes/weight-formats.ts';
 import { openSession } from '../session/session.ts';
 import { perplexity } from '../session/perplexity.ts';
 import { openTokenizer } from '../text/tokenizer.ts';
@@ -26,7 +27,7 @@ export const evaluate = defineCommand({
     const model = await openNamedModel(name, io);
     // The whole text: a prefix of it does not always give a prefix of its ids.
     const ids = (await openTokenizer(model.path)).encode(text);
-    const session = openSession(model, { signal: io.signal, threads, cache });
+    const session = openSession(model, { signal: io.signal, threads, cache, passes: weightPasses(weights) });
     try {
       const { tokensPerSecond, ...result } = await withProgress('predicting', 'windows', io, (onProgress) =>
         perplexity(session, ids, { window, windows, clock: io.clock, onProgress }));

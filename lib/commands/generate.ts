@@ -1,4 +1,5 @@
 import type { Model } from '../models/model.ts';
+import { weightPasses } from '../passes/weight-formats.ts';
 import { finishGeneration, generate } from '../session/generate.ts';
 import { openSession } from '../session/session.ts';
 import { renderChat } from '../text/chat.ts';
@@ -8,6 +9,7 @@ import { openNamedModel } from './model-path.ts';
 import { cacheOption, flag, realNumber, refuseTogether, text, texts, threadsOption, weightsOption, wholeNumber } from './options.ts';
 import { grouped } from './table.ts';
 import { readText } from './text-file.ts';
+import { longWork } from './with-progress.ts';
 
 /** Prompt text to ids: as a chat message, or with BOS where the model's own tokenizer puts one. */
 function encodePrompt(tokenizer: Tokenizer, prompt: string, chat: boolean): readonly number[] {
@@ -62,11 +64,12 @@ export const generateText = defineCommand({
     const tokenizer = await openTokenizer(model.path);
     const encoded = encodePrompt(tokenizer, given, chat);
     const ids = promptTokens === undefined ? encoded : fitTokens(encoded, promptTokens);
-    const session = openSession(model, { signal: io.signal, threads, cache });
+    const session = openSession(model, { signal: io.signal, threads, cache, passes: weightPasses(weights) });
+    const prefill = longWork('reading the prompt', ids.length, 'tokens', io);
     try {
       const result = await finishGeneration(generate(session, ids, {
         tokenizer, temperature, topK, topP, seed, maxTokens,
-        stopIds: stopIdsOf(model, tokenizer), stopStrings: values.stop, signal: io.signal, clock: io.clock,
+        stopIds: stopIdsOf(model, tokenizer), stopStrings: values.stop, signal: io.signal, clock: io.clock, onPrefill: prefill.update,
       }), (token) => {
         if (!io.json) io.out(token.text);
       });
@@ -77,6 +80,7 @@ export const generateText = defineCommand({
       }
       return { json: { ...result, weights, cache }, text: '' };
     } finally {
+      prefill.stop();
       await session.close();
     }
   },

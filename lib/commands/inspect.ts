@@ -47,7 +47,7 @@ export function describeModel(model: Model): Record<string, unknown> {
 function show(value: unknown): string {
   if (value === null) return '-';
   if (typeof value === 'number') return grouped(value);
-  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+  return typeof value === 'string' ? value : JSON.stringify(value);
 }
 
 /** `inspect MODEL`: headers and configuration only; no weight is read. */

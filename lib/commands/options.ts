@@ -1,9 +1,12 @@
 /** Kinds of options; each reads a raw value or refuses it with the rule. */
 import { mapValues } from '../map-values.ts';
 import { cacheFormats } from '../models/cache-layout.ts';
+import { weightFormats } from '../passes/weight-formats.ts';
 import { UsageError, type OptionSpec } from './command.ts';
 
 const nameOf = (flags: string): string => flags.replace(/^-\w, /, '').split(' ')[0] ?? flags;
+
+const shown = (raw: unknown): string => (typeof raw === 'string' ? raw : JSON.stringify(raw));
 
 export interface NumberRange {
   readonly least?: number;
@@ -27,7 +30,7 @@ function number(flags: string, help: string, range: NumberRange, whole: boolean)
       const value = typeof raw === 'string' && raw.trim() !== '' ? Number(raw) : NaN;
       const inside = above ? value > least : value >= least;
       if (!Number.isFinite(value) || !inside || value > most || (whole && !Number.isSafeInteger(value))) {
-        throw new UsageError(`${nameOf(flags)} must be a ${whole ? 'whole number' : 'number'}${rule(range)}, got ${String(raw)}`);
+        throw new UsageError(`${nameOf(flags)} must be a ${whole ? 'whole number' : 'number'}${rule(range)}, got ${shown(raw)}`);
       }
       return value;
     },
@@ -71,7 +74,7 @@ export function choice<N extends string, F extends N | undefined>(flags: string,
     read(raw) {
       if (raw === undefined) return fallback;
       const name = names.find((known) => known === raw);
-      if (name === undefined) throw new UsageError(`${nameOf(flags)} must be one of ${names.join(', ')}, got ${String(raw)}`);
+      if (name === undefined) throw new UsageError(`${nameOf(flags)} must be one of ${names.join(', ')}, got ${shown(raw)}`);
       return name;
     },
   };
@@ -81,8 +84,8 @@ export function choice<N extends string, F extends N | undefined>(flags: string,
 export const namesOf = <K extends string>(rows: Readonly<Record<K, unknown>>): K[] => Object.values(mapValues(rows, (_, name) => name));
 
 export const threadsOption = wholeNumber('--threads <N>', 'threads of the engine (default: the cores, at most 8)', { least: 1 });
-/** What weights are held in while they are used; the list grows with the kernels. */
-export const weightsOption = choice('--weights <TYPE>', 'type of the weights in memory', ['f32'], 'f32');
+/** What weights are held in while they are used; the file stays as it is. */
+export const weightsOption = choice('--weights <TYPE>', 'type of the weights in memory', namesOf(weightFormats), 'f32');
 export const cacheOption = choice('--cache <TYPE>', 'type of the cached rows', namesOf(cacheFormats), 'f32');
 
 /** Refuses options that exclude each other. */
