@@ -1,4 +1,5 @@
 /** Dynamic int8 as a pass: weights as int8 per output, inputs rounded to 8 bits while the graph runs, integer products. */
+import { hasShapeRule, inferShapes } from '../graph/infer.ts';
 import { int } from '../graph/record.ts';
 import type { Constant, Node, Subgraph } from '../graph/subgraph.ts';
 import { addedBias, constantProduct, constantValues, type ConstantProduct } from './constant-weight.ts';
@@ -8,9 +9,9 @@ import { infoOf, naming, storedBytes, type QuantisedSubgraph, type QuantisedWeig
 
 export interface DynamicOptions {
   /**
-   * What shares a scale of the inputs. 'tensor': everything a product sees in one run, one node (DynamicQuantizeMatMul);
-   * right for one token at a time. 'row': each token its own, so that a token's result does not depend on its
-   * neighbours; 6 more nodes per distinct input. Default 'row'.
+   * What shares a scale of the inputs. 'row': each token its own, so that a token's result does not depend on its
+   * neighbours; 5 nodes per distinct input and 2 per product, or 1 node where the shapes say that there is one row only.
+   * 'tensor': everything a product sees in one run, 1 node; one outlier among the tokens spoils all. Default 'row'.
    */
   readonly inputScale?: 'tensor' | 'row';
   /** Matrices with fewer weights stay as they are. Default 4096. */
@@ -30,7 +31,8 @@ interface Shared {
 
 /**
  * Every MatMul, FusedMatMul or Gemm with a constant matrix becomes an integer product: y = (x / s_x rounded) (W / s_w
- * rounded) s_x s_w, with s_w per output (largest magnitude on 127) and s_x as `inputScale` says. A matrix that Gather
+ * rounded) s_x s_w with s_w per output (largest magnitude on 127)
+ * and s_x as `inputScale` says. A matrix that Gather
  * reads too (a tied embedding) is left to quantiseWeights, which can share its bytes. Stored constants are read here.
  *
  * On processors without VNNI instructions integer products saturate at 16 bits inside onnxruntime and lose accuracy.
@@ -41,11 +43,12 @@ export function quantiseDynamic(subgraph: Subgraph, options: DynamicOptions = {}
   const edges = edgesOf(subgraph);
   const shared: Shared = { fresh: freshNames(subgraph), constants: new Map(), weights: new Map(), rows: new Map() };
   const replaced = new Map<Node, readonly Node[]>(), report: QuantisedWeight[] = [];
+  const isOneRow = inputScale === 'tensor' ? () => true : oneRow(subgraph);
   for (const node of subgraph.nodes) {
     const product = constantProduct(edges, node);
     const weight = product === null ? null : codesOf(product, edges, options, shared, report);
     if (product === null || weight === null) continue;
-    if (inputScale === 'tensor') {
+    if (isOneRow(product.x)) {
       const added = product.bias === '' ? addedBias(edges, node, product.outputs) : null;
       const bias = added?.bias ?? product.bias;
       replaced.set(node, [contrib('DynamicQuantizeMatMul', [product.x, weight.codes, weight.scales, ...(bias === '' ? [] : ['', bias])], [added?.node.outputs[0] ?? node.outputs[0]!])]);
@@ -55,6 +58,13 @@ export function quantiseDynamic(subgraph: Subgraph, options: DynamicOptions = {}
     }
   }
   return { ...replaceNodes(subgraph, replaced, shared.constants), quantised: report };
+}
+
+/** Whether an edge is known to hold one row; never, when an operator without a shape rule is among the nodes. */
+function oneRow(subgraph: Subgraph): (edge: string) => boolean {
+  if (!subgraph.nodes.every(hasShapeRule)) return () => false;
+  const facts = inferShapes(subgraph);
+  return (edge) => facts.get(edge)?.shape.slice(0, -1).every((dim) => dim === 1) ?? false;
 }
 
 function codesOf(product: ConstantProduct, edges: Edges, options: DynamicOptions, shared: Shared, report: QuantisedWeight[]): { codes: string; scales: string } | null {

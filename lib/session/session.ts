@@ -7,6 +7,7 @@ import { loadDecoderWeights } from '../models/decoder-weights.ts';
 import { rotatesLatent, type CacheFormat } from '../models/cache-layout.ts';
 import type { Model } from '../models/model.ts';
 import { rotateLatents } from '../models/rotate-latent.ts';
+import { runPasses, type Pass } from '../passes/pass.ts';
 import { createCache, type Cache } from './cache.ts';
 
 export interface SessionOptions {
@@ -20,6 +21,11 @@ export interface SessionOptions {
   readonly forms?: { readonly prefill: DecoderForm; readonly decode: DecoderForm };
   /** How rows lie in the cache: f32 (default), f16, int8 or int4. */
   readonly cache?: CacheFormat;
+  /**
+   * Rewrites every graph before it is opened, one after another: `weightPasses('int8')`, fusions, and any function
+   * Subgraph -> Subgraph that keeps the ports. Default none.
+   */
+  readonly passes?: readonly Pass[];
   readonly signal?: AbortSignal;
 }
 
@@ -66,7 +72,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   const openGraph = async (graph: DecoderOptions): Promise<Runtime> => {
     const loaded = await loadDecoderWeights(model);
     const constants = rotatesLatent(cacheFormat) ? await withGemm((gemm) => rotateLatents(model, loaded, { gemm })) : loaded;
-    return openRuntime(buildDecoder(model, constants, graph), options.threads === undefined ? {} : { threads: options.threads });
+    return openRuntime(runPasses(buildDecoder(model, constants, graph), options.passes ?? []), options.threads === undefined ? {} : { threads: options.threads });
   };
   const runtime = (form: DecoderForm, join: boolean, output: DecoderOutput): Promise<Runtime> => {
     const key = `${form} ${join} ${output}`;

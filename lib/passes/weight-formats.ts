@@ -1,0 +1,25 @@
+/** Ways to hold the weights of a model that runs, by name: what `--weights` and SessionOptions.passes take. */
+import type { Pass } from './pass.ts';
+import { quantiseDynamic } from './quantise-dynamic.ts';
+import { quantiseWeights } from './quantise-weights.ts';
+
+export interface WeightFormat {
+  /** One line for a list of options. */
+  readonly summary: string;
+  readonly passes: readonly Pass[];
+}
+
+export const weightFormats = {
+  f32: { summary: 'as the model has them', passes: [] },
+  int8: { summary: '8 bits, a scale per 64 weights', passes: [(subgraph) => quantiseWeights(subgraph, { bits: 8 })] },
+  int4: { summary: '4 bits, a scale and zero point per 64 weights', passes: [(subgraph) => quantiseWeights(subgraph, { bits: 4 })] },
+  'int8-dynamic': {
+    summary: '8 bits, a scale per output, inputs rounded to 8 bits per token; a tied embedding as in int8',
+    passes: [(subgraph) => quantiseDynamic(subgraph), (subgraph) => quantiseWeights(subgraph, { bits: 8 })],
+  },
+} as const satisfies Readonly<Record<string, WeightFormat>>;
+
+export type WeightFormatName = keyof typeof weightFormats;
+
+/** The passes that bring weights into a format. */
+export const weightPasses = (format: WeightFormatName): readonly Pass[] => weightFormats[format].passes;
