@@ -9,6 +9,7 @@ import { partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWei
 import { rmsNorm } from './rms-norm.ts';
 import { rope, type RopeAngles } from './rope.ts';
 import { keyScales, normedQueries, normedRopeKey, type SplitHeadNorm } from './split-head-norm.ts';
+import { expandLatent } from './stored-rows.ts';
 import { maskOf, plainStore, segmentReaders, segmentRows, type RowStore, type Segmentation } from './segments.ts';
 
 export interface AttentionDims {
@@ -110,7 +111,7 @@ export function mlaAttentionLayer<V>(
   const query = partialRopeQuery(g, queryInput, w, angles, dims, (parts) => (headNorm === null ? parts : normedQueries(g, parts, headNorm, dims)));
   const latent = normed(linear(g, x, w.down), latentNorm);
   const key = w.keyRope === null || angles === null ? null : linear(g, x, w.keyRope); // [b, s, m]
-  const nopeKey = headNorm === null || w.up.key === null ? null : g.einsum('bsc,gnc->bsgn', latent, w.up.key);
+  const nopeKey = headNorm === null || w.up.key === null ? null : expandLatent(g, latent, w.up.key, w.up.groups ?? 1);
   const scales = headNorm === null ? null : keyScales(g, { rope: key, nope: nopeKey }, headNorm, dims);
   const normedKey = key === null || headNorm === null || scales === null ? key : normedRopeKey(g, key, scales, headNorm, dims);
   const rows: MlaRows<V> = { rope: normedKey === null || angles === null ? null : rotatedKey(g, normedKey, angles), latent, keyScale: scales };

@@ -7,7 +7,7 @@
 import { at } from './at.ts';
 import type { Emit } from './emit.ts';
 import { softmaxOverSegments, sumOver } from './attention.ts';
-import type { RowReader } from './stored-rows.ts';
+import { expandLatent, groupedRows, type RowReader } from './stored-rows.ts';
 
 /** A part is null where a conversion leaves nothing of it: no remainder (all pairs rotate) or no rotation at all. */
 export interface LatentQuery<V> {
@@ -24,8 +24,10 @@ export interface LatentSegment<V> {
 }
 
 export interface UpProjections<V> {
-  readonly key: V | null; // [g, n, c]
-  readonly value: V; // [g, v, c]
+  readonly key: V | null; // [g, n, c / groups]
+  readonly value: V; // [g, v, c / groups]
+  /** Groups of KV heads with a latent of their own, side by side in the row. Default 1. */
+  readonly groups?: number;
 }
 
 /** Scores of the rotating part against one segment: [b, g, r, s, t]; none where nothing rotates. */
@@ -49,17 +51,18 @@ const scaled = <V>(g: Emit<V>, query: V | null, scale: number): V | null => (que
 export function expandedAttention<V>(
   g: Emit<V>, query: LatentQuery<V>, segments: readonly LatentSegment<V>[], up: UpProjections<V>, scale: number,
 ): V {
+  const { groups = 1 } = up;
   const nope = scaled(g, query.nope, scale);
   const rope = scaled(g, query.rope, scale);
   const scores = segments.map((segment) => {
     const terms = ropeScores(rope, segment);
     if (nope === null || up.key === null) return sumOver(g, terms);
-    const key = g.einsum('btc,gnc->btgn', segment.latent.widen(), up.key);
+    const key = expandLatent(g, segment.latent.widen(), up.key, groups);
     return sumOver(g, [withKeyScale(g, g.einsum('bsgrn,btgn->bgrst', nope, key), segment), ...terms]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
   return sumOver(g, weights.map((weight, i) => {
-    const value = g.einsum('btc,gvc->btgv', at(segments, i).latent.widen(), up.value);
+    const value = expandLatent(g, at(segments, i).latent.widen(), up.value, groups);
     return g.einsum('bgrst,btgv->bsgrv', weight, value);
   }));
 }
@@ -72,14 +75,15 @@ export function expandedAttention<V>(
 export function absorbedAttention<V>(
   g: Emit<V>, query: LatentQuery<V>, segments: readonly LatentSegment<V>[], up: UpProjections<V>, scale: number,
 ): V {
+  const { groups = 1 } = up;
   const nope = scaled(g, query.nope, scale);
   const rope = scaled(g, query.rope, scale);
   const latentQuery = nope === null || up.key === null ? null : g.einsum('bsgrn,gnc->bsgrc', nope, up.key);
   const scores = segments.map((segment) => {
     const terms = ropeScores(rope, segment);
-    return sumOver(g, latentQuery === null ? terms : [withKeyScale(g, segment.latent.score(latentQuery), segment), ...terms]);
+    return sumOver(g, latentQuery === null ? terms : [withKeyScale(g, groupedRows(g, segment.latent, groups).score(latentQuery), segment), ...terms]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
-  const attended = sumOver(g, weights.map((weight, i) => at(segments, i).latent.weigh(weight)));
+  const attended = sumOver(g, weights.map((weight, i) => groupedRows(g, at(segments, i).latent, groups).weigh(weight)));
   return g.einsum('bsgrc,gvc->bsgrv', attended, up.value);
 }

@@ -4,7 +4,7 @@
  * Dimension key as in latent-attention.ts.
  */
 import { at } from './at.ts';
-import type { CodeBits, Emit, StorageEmit } from './emit.ts';
+import type { CodeBits, Dim, Emit, StorageEmit } from './emit.ts';
 
 /** Rows [b, t, n] that all heads share, as attention uses them. */
 export interface RowReader<V> {
@@ -25,6 +25,48 @@ export const plainRows = <V>(g: Emit<V>, rows: V): RowReader<V> => ({
   weigh: (weights) => g.einsum(WEIGH, weights, rows),
   widen: () => rows,
 });
+
+/**
+ * Rows cut in `groups` equal pieces, each read by its own group of KV heads: query [b, s, g, r, n / groups] and sums of
+ * that width. The pieces are an axis l of one product: l groups of g / l heads.
+ */
+export function groupedRows<V>(g: Emit<V>, reader: RowReader<V>, groups: number): RowReader<V> {
+  if (groups === 1) return reader;
+  const pieces = (): V => {
+    const rows = reader.widen();
+    const [b, t, n] = [at(g.shape(rows), 0), at(g.shape(rows), 1), numberOf(at(g.shape(rows), 2))];
+    return g.reshape(rows, [b, t, groups, n / groups]);
+  };
+  return {
+    widen: reader.widen,
+    score(query) {
+      const [b, s, heads, r, width] = fiveOf(g.shape(query));
+      const scores = g.einsum('bslgrc,btlc->blgrst', g.reshape(query, [b, s, groups, numberOf(heads) / groups, r, width]), pieces());
+      return g.reshape(scores, [b, heads, r, s, at(g.shape(scores), 5)]);
+    },
+    weigh(weights) {
+      const [b, heads, r, s, t] = fiveOf(g.shape(weights));
+      const sums = g.einsum('blgrst,btlc->bslgrc', g.reshape(weights, [b, groups, numberOf(heads) / groups, r, s, t]), pieces());
+      return g.reshape(sums, [b, s, heads, r, at(g.shape(sums), 5)]);
+    },
+  };
+}
+
+/** Keys or values of every KV head from latents [b, t, c] and an up-projection [g, n, c / groups]: [b, t, g, n]. */
+export function expandLatent<V>(g: Emit<V>, latent: V, up: V, groups: number): V {
+  if (groups === 1) return g.einsum('btc,gnc->btgn', latent, up);
+  const [b, t] = [at(g.shape(latent), 0), at(g.shape(latent), 1)];
+  const [heads, n, width] = [numberOf(at(g.shape(up), 0)), at(g.shape(up), 1), at(g.shape(up), 2)];
+  const rebuilt = g.einsum('btlc,lgnc->btlgn', g.reshape(latent, [b, t, groups, width]), g.reshape(up, [groups, heads / groups, n, width]));
+  return g.reshape(rebuilt, [b, t, heads, n]);
+}
+
+function numberOf(dim: Dim): number {
+  if (typeof dim !== 'number') throw new RangeError(`groupedRows: heads and widths must be numbers, got ${dim}`);
+  return dim;
+}
+
+const fiveOf = (shape: readonly Dim[]): [Dim, Dim, Dim, Dim, Dim] => [at(shape, 0), at(shape, 1), at(shape, 2), at(shape, 3), at(shape, 4)];
 
 /** Rows as they are stored; int8 and int4 have one step per token: the largest magnitude over 127 or 7. */
 export type StoredRows<V> =

@@ -38,6 +38,7 @@ export interface LayerPlan {
   readonly factor: FactorStrategyName;
   readonly singularValues: SingularValuePlacement;
   readonly budget: ResolvedBudget;
+  readonly latentGroups: number;
   readonly seed: number;
   readonly gemm: Gemm;
   /** Null without calibration text. With `changes` false it only measures. */
@@ -46,11 +47,11 @@ export interface LayerPlan {
 
 /** Reads, converts and, with text, refits layer `layer`. Errors: what the four functions refuse. */
 export async function convertLayer(model: Model, layer: number, statistics: LayerStatistics | null, options: LayerPlan): Promise<{ mla: MlaLayer; report: LayerReport }> {
-  const { budget: { pairs, components, rank }, gemm, seed, singularValues, refit } = options;
+  const { budget: { pairs, components, rank }, latentGroups, gemm, seed, singularValues, refit } = options;
   const attention = await readAttentionLayer(model, layer);
   const known = statistics === null ? {} : { statistics };
   const plan = rankRopeDims(attention, { strategy: options.plan, ...(pairs === null ? {} : { pairs }), ...(components === null ? {} : { components }), ...known });
-  const factors = await jointKvSvd(attention, plan, { strategy: options.factor, singularValues, rank, gemm, seed, ...known });
+  const factors = await jointKvSvd(attention, plan, { strategy: options.factor, singularValues, rank, latentGroups, gemm, seed, ...known });
   const built = buildMlaLayer(attention, plan, factors);
   const fitted = refit === null ? null : await refit.pass.next(built);
   return {
@@ -66,7 +67,7 @@ export async function convertLayer(model: Model, layer: number, statistics: Laye
 const headNormConfig = ({ headNorm, kvHeads }: MlaLayer): Pick<MlaLayerConfig, 'headNorm'> => (headNorm === null ? {} : { headNorm: { eps: headNorm.eps, kvHeads } });
 
 /** What config.json must say of a layer. */
-export const layerConfig = (mla: MlaLayer): MlaLayerConfig => ({ rank: mla.rank, frequencies: [...mla.frequencies], nopeWidth: mla.nopeWidth, ...headNormConfig(mla) });
+export const layerConfig = (mla: MlaLayer): MlaLayerConfig => ({ rank: mla.rank, frequencies: [...mla.frequencies], nopeWidth: mla.nopeWidth, ...(mla.latentGroups === 1 ? {} : { latentGroups: mla.latentGroups }), ...headNormConfig(mla) });
 
 /** A layer's tensors under their names in the artefact. */
 export function mlaTensors({ layer, weights, headNorm }: MlaLayer): [string, HostTensor][] {

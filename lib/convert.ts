@@ -3,7 +3,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { at } from '../kernels/at.ts';
 import { refuseOccupied, writeDirectoryAtomic, writeFileAtomic, type WriteOptions } from './atomic-write.ts';
-import { resolveBudget, type Budget } from './budget.ts';
+import { resolveBudget, type Budget, type ResolvedBudget } from './budget.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { tensorSources, writeSafetensors, writeShardedSafetensors, type TensorSource } from './checkpoint/write-safetensors.ts';
 import { conversionWarnings } from './conversion-warnings.ts';
@@ -31,6 +31,8 @@ export interface ConvertOptions {
   /** Default 'two-sided' where there are statistics and heads have no norm, else 'joint'. */
   readonly factor?: FactorStrategyName | undefined;
   readonly singularValues?: SingularValuePlacement | undefined;
+  /** Groups of KV heads with a latent of their own: same bytes, fewer FLOPs when decoding. A divisor of kvHeads. Default 1. */
+  readonly latentGroups?: number | undefined;
   /** Text whose activations guide the conversion: statistics are collected from it, and the refit runs on it. */
   readonly calibration?: Calibration | undefined;
   /** Statistics that exist already; instead of collecting them. They must be of this model. */
@@ -75,14 +77,14 @@ export interface ConversionReport {
  * statistics of another model, a budget too small for the strategy, what the four functions refuse, a failed write.
  */
 export async function convert(model: Model, out: string, options: ConvertOptions = {}): Promise<ConversionReport> {
-  const { singularValues = 'up', seed = 0, threads, clock = () => performance.now(), signal, calibration = null } = options;
+  const { singularValues = 'up', latentGroups = 1, seed = 0, threads, clock = () => performance.now(), signal, calibration = null } = options;
   if (model.mla !== null) throw new TypeError(`convert: MODEL must be a source model, got ${model.path}, which is converted already`);
   const fingerprint = await fingerprintOf(model);
   const statistics = statisticsSource(model, fingerprint, options);
   const { plan, factor } = strategiesFor(model, statistics !== null, options);
   const refit = options.refit ?? calibration !== null;
   if (refit && calibration === null) throw new TypeError('convert: a refit needs calibration text, got none');
-  const budget = resolveBudget(model.config, options.budget ?? {}, planStrategies[plan].counts);
+  const budget = wholeGroups(resolveBudget(model.config, options.budget ?? {}, planStrategies[plan].counts), model.config.kvHeads, latentGroups);
   await refuseOccupied(out);
   const start = clock();
   const write: WriteOptions = { signal, writeBytes: options.writeBytes };
@@ -96,7 +98,7 @@ export async function convert(model: Model, out: string, options: ConvertOptions
       for (let layer = 0; layer < model.config.layers; layer++) {
         signal?.throwIfAborted();
         const known = statistics === null ? null : await statistics(layer);
-        const { mla, report: layerReport } = await convertLayer(model, layer, known, { plan, factor, singularValues, budget, seed, gemm, refit: pass });
+        const { mla, report: layerReport } = await convertLayer(model, layer, known, { plan, factor, singularValues, budget, latentGroups, seed, gemm, refit: pass });
         const file = join(layersDirectory, `${layer}.safetensors`);
         await writeSafetensors(file, tensorSources(mlaTensors(mla)), write);
         layers.push({ file, config: layerConfig(mla), report: layerReport });
@@ -129,6 +131,14 @@ export async function convert(model: Model, out: string, options: ConvertOptions
   }, { signal });
   if (report === null) throw new Error('convert: the directory must have been written');
   return report;
+}
+
+/** A rank that every group gets an equal share of: rounded down, which the reason says. */
+function wholeGroups(budget: ResolvedBudget, kvHeads: number, groups: number): ResolvedBudget {
+  if (!Number.isInteger(groups) || groups < 1 || kvHeads % groups !== 0) throw new RangeError(`convert: latentGroups must divide the ${kvHeads} KV heads, got ${groups}`);
+  const rank = budget.rank - (budget.rank % groups);
+  if (rank === 0) throw new RangeError(`convert: a latent for each of ${groups} groups needs a rank of at least ${groups}, got ${budget.rank}`);
+  return groups === 1 ? budget : { ...budget, rank, reason: `${budget.reason}, ${rank / groups} in each of ${groups} latent groups` };
 }
 
 /** What is asked for, or what fits: ours where there are statistics, the paper's without them and where heads have norms. */

@@ -126,6 +126,33 @@ t.test('the factors are the best of their rank, whatever the placement', async (
   t.equal((await jointKvSvd(layer, plan, { rankPerHead: 2, gemm })).rank, 6);
 });
 
+t.test('a latent per group of heads: exact at full rank, both forms agree, ranks and heads must divide', async (t) => {
+  const layer = tinyLayer({ heads: 8, kvHeads: 4, bias: true, hidden: 61 });
+  const x = hidden(layer);
+  const source = numbers((await runSubgraph(sourceSubgraph(layer), { hidden: x, positions })).output);
+  const grouped = async (pairs: number, rank: number): Promise<MlaLayer> => {
+    const plan = rankRopeDims(layer, { pairs });
+    const factors = await jointKvSvd(layer, plan, { rank, latentGroups: 2, gemm });
+    const whole = await runSubgraph(factors.subgraph, { hidden: x });
+    t.same(whole.v?.shape, [2, tokens, 4, 14]);
+    return buildMlaLayer(layer, plan, factors);
+  };
+  const lossless = await grouped(7, 56);
+  for (const { subgraph } of [lossless, absorbUpProjections(lossless)]) {
+    const gap = difference(source, numbers((await runSubgraph(subgraph, uncached(lossless, x))).output));
+    t.ok(gap < tolerance, `full rank equals the source to ${gap}`);
+  }
+  const lossy = await grouped(2, 18);
+  t.same(lossy.weights.valueUp.weight.shape, [56, 9]);
+  const [one, other] = [await runSubgraph(lossy.subgraph, uncached(lossy, x)), await runSubgraph(absorbUpProjections(lossy).subgraph, uncached(lossy, x))];
+  t.ok(difference(numbers(one.output), numbers(other.output)) < tolerance, 'absorbed equals expanded');
+  const plan = rankRopeDims(layer, { pairs: 2 });
+  const energy = async (latentGroups: number): Promise<number> => (await jointKvSvd(layer, plan, { rank: 18, latentGroups, gemm })).energyKept;
+  t.ok(await energy(2) < await energy(1), 'one latent for all keeps more');
+  await t.rejects(jointKvSvd(layer, plan, { rank: 18, latentGroups: 3, gemm }), /latentGroups must divide the 4 KV heads of layer 5, got 3/);
+  await t.rejects(jointKvSvd(layer, plan, { rank: 17, latentGroups: 2, gemm }), /rank must be a multiple of the 2 latent groups/);
+});
+
 t.test('2-norm: scores are the products of mean norms, and the best pairs are kept', (t) => {
   const layer = tinyLayer({ heads: 2, kvHeads: 1, headDim: 6 });
   const statistics = { queryPairNorms: Float64Array.of(1, 2, 3, 5, 1, 1), keyPairNorms: Float64Array.of(2, 3, 1) };

@@ -80,16 +80,16 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
   return (layer, x) => {
     const config = model.mla?.layers[layer];
     if (config === undefined) throw new RangeError(`decoder: layer ${layer} of ${model.path} must be in the mla block of config.json`);
-    const { rank, frequencies, nopeWidth } = config;
+    const { rank, frequencies, nopeWidth, latentGroups = 1 } = config;
     const name = (tensor: MlaTensor | MlaExtra): string => mlaTensorName(layer, tensor);
-    const up = (tensor: 'keyUp' | 'valueUp', width: number): Value => g.reshape(weights.weight(name(tensor)), [kvHeads, width, rank]);
+    const up = (tensor: 'keyUp' | 'valueUp', width: number): Value => g.reshape(weights.weight(name(tensor)), [kvHeads, width, rank / latentGroups]);
     const kept = cache.layer(layer);
     const { output, rows } = mlaAttentionLayer(
       g, x,
       {
         queryRope: weights.optionalLinear(name('queryRope')), queryNope: weights.optionalLinear(name('queryNope')),
         keyRope: weights.optionalLinear(name('keyRope')), down: weights.linear(name('down')),
-        up: { key: nopeWidth === 0 ? null : up('keyUp', nopeWidth), value: up('valueUp', headDim) },
+        up: { key: nopeWidth === 0 ? null : up('keyUp', nopeWidth), value: up('valueUp', headDim), groups: latentGroups },
         output: weights.linear(name('output')),
         ...latentExtras(weights, config, headDim, name),
       },

@@ -67,8 +67,8 @@ export function mlaAttentionShapes({ config, checkpoint }: Pick<Model, 'config' 
     ['queryNope', heads * mla.nopeWidth, queryInput],
     ['keyRope', rope, hidden],
     ['down', mla.rank, hidden],
-    ['keyUp', kvHeads * mla.nopeWidth, mla.rank],
-    ['valueUp', kvHeads * headDim, mla.rank],
+    ['keyUp', kvHeads * mla.nopeWidth, mla.rank / (mla.latentGroups ?? 1)],
+    ['valueUp', kvHeads * headDim, mla.rank / (mla.latentGroups ?? 1)],
     ['output', hidden, heads * headDim],
   ];
   const projections = all.filter(([, out]) => out > 0).flatMap(([tensor, out, input]) => {

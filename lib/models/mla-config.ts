@@ -8,6 +8,8 @@ const layerSchema = z.object({
   frequencies: z.array(z.number()),
   /** Width per head of the remainder that does not rotate. */
   nopeWidth: z.int().nonnegative(),
+  /** Groups of KV heads with a latent of their own, side by side in the row; absent where one latent serves all. */
+  latentGroups: z.int().positive().optional(),
   /** Width that queries come through, where they are of low rank (DeepSeek); absent where they come from the hidden state. */
   queryRank: z.int().positive().optional(),
   /** Epsilon of the RMSNorm on the latent, and on the queries' low rank (DeepSeek); absent where there is none. */

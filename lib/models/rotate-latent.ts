@@ -1,6 +1,6 @@
 import type { Constant } from '../graph/subgraph.ts';
 import type { Gemm } from '../linalg/gemm.ts';
-import { matrix, toFloat64, type Matrix } from '../linalg/matrix.ts';
+import { matrix, sliceRows, toFloat64, type Matrix } from '../linalg/matrix.ts';
 import { orthonormalise } from '../linalg/orthonormalise.ts';
 import { normals, seededRandom } from '../random.ts';
 import { mlaTensorName } from './mla-config.ts';
@@ -21,10 +21,12 @@ export async function randomRotation(size: number, seed: number, gemm: Gemm): Pr
 export async function rotateLatents(model: Model, constants: ReadonlyMap<string, Constant>, { gemm, seed = 0 }: { readonly gemm: Gemm; readonly seed?: number }): Promise<ReadonlyMap<string, Constant>> {
   const rotated = new Map(constants);
   const rotations = new Map<number, Matrix>();
-  for (const [layer, { rank, latentNormEps }] of (model.mla?.layers ?? []).entries()) {
+  for (const [layer, { rank, latentNormEps, latentGroups = 1 }] of (model.mla?.layers ?? []).entries()) {
     if (latentNormEps !== undefined) continue;
-    const q = rotations.get(rank) ?? await randomRotation(rank, seed, gemm);
-    rotations.set(rank, q);
+    // Groups turn alike, each in its own channels.
+    const width = rank / latentGroups;
+    const q = rotations.get(width) ?? await randomRotation(width, seed, gemm);
+    rotations.set(width, q);
     const replace = async (name: string, turn: (a: Matrix) => Promise<Matrix>): Promise<void> => {
       const constant = constants.get(name);
       if (constant === undefined) return;
@@ -33,11 +35,21 @@ export async function rotateLatents(model: Model, constants: ReadonlyMap<string,
       const turned = await turn(toFloat64(matrix(rows, cols, data)));
       rotated.set(name, { dtype: 'float32', shape: constant.shape, data: Float32Array.from(turned.data) });
     };
-    await replace(`${mlaTensorName(layer, 'down')}.weight`, (down) => gemm.multiply(q, down));
-    await replace(`${mlaTensorName(layer, 'down')}.bias`, (bias) => gemm.multiply(q, bias));
+    await replace(`${mlaTensorName(layer, 'down')}.weight`, (down) => turnGroups(q, down, latentGroups, gemm));
+    await replace(`${mlaTensorName(layer, 'down')}.bias`, (bias) => turnGroups(q, bias, latentGroups, gemm));
     for (const up of ['keyUp', 'valueUp'] as const) {
       await replace(`${mlaTensorName(layer, up)}.weight`, (weight) => gemm.multiply(weight, q, { transposeB: true }));
     }
   }
   return rotated;
+}
+
+/** Q times every group of rows. */
+async function turnGroups(q: Matrix, rows: Matrix, groups: number, gemm: Gemm): Promise<Matrix> {
+  const out = new Float64Array(rows.data.length);
+  for (let group = 0; group < groups; group++) {
+    const turned = await gemm.multiply(q, sliceRows(rows, group * q.rows, (group + 1) * q.rows));
+    out.set(turned.data, group * turned.data.length);
+  }
+  return matrix(rows.rows, rows.cols, out);
 }

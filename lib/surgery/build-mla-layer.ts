@@ -18,6 +18,8 @@ export interface MlaLayer {
   readonly valueWidth: number;
   /** Width of the latent. */
   readonly rank: number;
+  /** Groups of KV heads with a latent of their own, rank / latentGroups wide each. */
+  readonly latentGroups: number;
   /** Radians per position of each rotating component; the rope key has twice as many elements. */
   readonly frequencies: readonly number[];
   /** Width per head of the remainder that does not rotate. */
@@ -32,8 +34,8 @@ export interface MlaLayer {
     readonly queryNope: Projection | null; // [h nope, d]
     readonly keyRope: Projection | null; // [2n, d]
     readonly down: Projection; // [R, d]
-    readonly keyUp: Projection | null; // [g nope, R]
-    readonly valueUp: Projection; // [g v, R]
+    readonly keyUp: Projection | null; // [g nope, R / latentGroups]
+    readonly valueUp: Projection; // [g v, R / latentGroups]
     readonly output: Projection; // [d, h v]
   };
   /** RMSNorm per head in the order of the split weights; null where the source has none. */
@@ -60,7 +62,7 @@ export function buildMlaLayer(attention: AttentionLayer, plan: RopePlan, factors
   for (const [name, part] of [['plan', plan], ['factors', factors]] as const) {
     if (part.layer !== layer) throw new RangeError(`buildMlaLayer: ${name} must be that of layer ${layer}, got layer ${part.layer}`);
   }
-  const { rank, nopeWidth } = factors;
+  const { rank, latentGroups, nopeWidth } = factors;
   if (plan.nopeElements.some((elements) => elements.length !== nopeWidth)) {
     throw new RangeError(`buildMlaLayer: factors must rebuild ${plan.nopeElements[0]?.length} elements per head for layer ${layer}, got ${nopeWidth}`);
   }
@@ -75,7 +77,7 @@ export function buildMlaLayer(attention: AttentionLayer, plan: RopePlan, factors
     output: { weight: attention.output.weight, bias: outputBias(attention, factors.outputBias) },
   };
   const frequencies = plan.components.map(({ frequency }) => frequency);
-  const parts = { layer, hidden, heads, kvHeads, valueWidth: headDim, rank, frequencies, nopeWidth, scale, window, maxPositions, weights, headNorm: splitHeadNorm(attention, plan) };
+  const parts = { layer, hidden, heads, kvHeads, valueWidth: headDim, rank, latentGroups, frequencies, nopeWidth, scale, window, maxPositions, weights, headNorm: splitHeadNorm(attention, plan) };
   const subgraph = lazily(() => mlaSubgraph(parts, 'expanded'));
   return { ...parts, cacheElementsPerToken: 2 * frequencies.length + rank + (parts.headNorm === null ? 0 : kvHeads), get subgraph() { return subgraph(); } };
 }
@@ -103,7 +105,7 @@ export type MlaParts = Omit<MlaLayer, 'subgraph' | 'cacheElementsPerToken'>;
 export function recordMlaLayer(
   g: Recorder, mla: MlaParts, x: Value, positions: Value, past: Partial<MlaRows<Value>> | null, segmentation: Segmentation<Value>, form: LatentForm,
 ): ReturnType<typeof mlaAttentionLayer<Value>> {
-  const { heads, kvHeads, valueWidth, rank, frequencies, nopeWidth, scale, maxPositions, weights, headNorm } = mla;
+  const { heads, kvHeads, valueWidth, rank, latentGroups, frequencies, nopeWidth, scale, maxPositions, weights, headNorm } = mla;
   const ropeWidth = 2 * frequencies.length;
   const value = projectionValues(g);
   const optional = (name: string, projection: Projection | null) => (projection === null ? null : value(name, projection));
@@ -113,8 +115,9 @@ export function recordMlaLayer(
       queryRope: optional('q_rope_proj', weights.queryRope), queryNope: optional('q_nope_proj', weights.queryNope), keyRope: optional('k_rope_proj', weights.keyRope),
       down: value('kv_down_proj', weights.down), output: value('o_proj', weights.output),
       up: {
-        key: weights.keyUp === null ? null : g.reshape(value('k_up_proj', weights.keyUp).weight, [kvHeads, nopeWidth, rank]),
-        value: g.reshape(value('v_up_proj', weights.valueUp).weight, [kvHeads, valueWidth, rank]),
+        key: weights.keyUp === null ? null : g.reshape(value('k_up_proj', weights.keyUp).weight, [kvHeads, nopeWidth, rank / latentGroups]),
+        value: g.reshape(value('v_up_proj', weights.valueUp).weight, [kvHeads, valueWidth, rank / latentGroups]),
+        groups: latentGroups,
       },
       headNorm: headNormValues(g, headNorm),
     },

@@ -1,6 +1,7 @@
 import type { HostTensor } from '../../kernels/emit.ts';
-import { linear } from '../../kernels/index.ts';
+import { expandLatent, linear } from '../../kernels/index.ts';
 import { factorStrategies, isFactorStrategyName, type FactorStrategyName } from '../factor/index.ts';
+import { factorInGroups, spreadGroups } from '../factor/latent-groups.ts';
 import { halfForKeys } from '../factor/split.ts';
 import { placements, type FactorInput, type FactorMatrices, type FactorStrategy, type SingularValuePlacement } from '../factor/strategy.ts';
 import { record, type Value } from '../graph/record.ts';
@@ -28,6 +29,8 @@ export type JointKvSvdOptions = {
   readonly statistics?: LayerStatistics;
   /** Channels of the latent that serve keys, for the strategies with a latent each ('split', 'care'). Default half of the rank. */
   readonly keyRank?: number;
+  /** Groups of KV heads with a latent of their own, rank / latentGroups wide each. A divisor of kvHeads and of the rank. Default 1. */
+  readonly latentGroups?: number;
 } & (
   | { /** Width R of the layer's latent. */ readonly rank: number; readonly rankPerHead?: never }
   | { /** The paper's d_kv: R = rankPerHead x kvHeads. */ readonly rankPerHead: number; readonly rank?: never }
@@ -42,8 +45,10 @@ export interface KvFactors {
   readonly down: HostTensor<'float32'>; // [R, d]
   /** Width per head of the keys rebuilt from the latent: the plan's remainder. */
   readonly nopeWidth: number;
-  readonly keyUp: HostTensor<'float32'>; // [g n, R]
-  readonly valueUp: HostTensor<'float32'>; // [g v, R]
+  /** Groups of KV heads with a latent of their own. */
+  readonly latentGroups: number;
+  readonly keyUp: HostTensor<'float32'>; // [g n, R / latentGroups]
+  readonly valueUp: HostTensor<'float32'>; // [g v, R / latentGroups]
   /** Added to o_proj's bias by buildMlaLayer; null where the strategy has none. */
   readonly outputBias: HostTensor<'float32'> | null; // [d]
   /** Singular values kept, descending. */
@@ -66,7 +71,7 @@ export interface KvFactors {
  */
 export async function jointKvSvd(attention: AttentionLayer, plan: RopePlan, options: JointKvSvdOptions): Promise<KvFactors> {
   const { layer, kvHeads, headDim, hidden } = attention;
-  const { strategy = 'joint', singularValues = 'up', seed = 0, statistics = null } = options;
+  const { strategy = 'joint', singularValues = 'up', seed = 0, statistics = null, latentGroups = 1 } = options;
   const rank = options.rank ?? options.rankPerHead * kvHeads;
   if (!isFactorStrategyName(strategy)) throw new RangeError(`jointKvSvd: strategy must be one of ${Object.keys(factorStrategies).join(', ')}, got ${String(strategy)}`);
   if (!Object.hasOwn(placements, singularValues)) throw new RangeError(`jointKvSvd: singularValues must be one of ${Object.keys(placements).join(', ')}, got ${String(singularValues)}`);
@@ -77,16 +82,18 @@ export async function jointKvSvd(attention: AttentionLayer, plan: RopePlan, opti
   const row: FactorStrategy = factorStrategies[strategy];
   if (row.needsStatistics && statistics === null) throw new TypeError(`jointKvSvd: strategy ${strategy} needs statistics of calibration text for layer ${layer}, got none`);
   if (statistics !== null) checkStatistics('jointKvSvd', attention, statistics);
-  const [least, most] = row.rankRange(keyNope.rows, value.rows, hidden);
-  if (!Number.isInteger(rank) || rank < least || rank > most) throw new RangeError(`jointKvSvd: rank must be ${least}..${most} for layer ${layer}, got ${rank}`);
+  if (!Number.isInteger(latentGroups) || latentGroups < 1 || kvHeads % latentGroups !== 0) throw new RangeError(`jointKvSvd: latentGroups must divide the ${kvHeads} KV heads of layer ${layer}, got ${latentGroups}`);
+  const [least, most] = row.rankRange(keyNope.rows / latentGroups, value.rows / latentGroups, hidden).map((limit) => limit * latentGroups);
+  if (least === undefined || most === undefined || !Number.isInteger(rank) || rank < least || rank > most) throw new RangeError(`jointKvSvd: rank must be ${least}..${most} for layer ${layer}, got ${rank}`);
+  if (rank % latentGroups !== 0) throw new RangeError(`jointKvSvd: rank must be a multiple of the ${latentGroups} latent groups of layer ${layer}, got ${rank}`);
   const keyRank = keyRankOf(row, strategy, layer, { rank, asked: options.keyRank, keyRows: keyNope.rows, valueRows: value.rows, hidden });
-  const factor = (gemm: Gemm): Promise<MeasuredFactors> => measuredFactors(row.factor({ attention, plan, statistics, ...remainder, value, rank, keyRank, singularValues, gemm, seed }), keyNope, value, gemm);
+  const factor = (gemm: Gemm): Promise<MeasuredFactors> => measuredFactors(factorInGroups(row, { attention, plan, statistics, ...remainder, value, rank, keyRank, singularValues, gemm, seed }, latentGroups), latentGroups, keyNope, value, gemm);
   const { factors, keyError, valueError, energyKept } = options.gemm === undefined ? await withGemm(factor) : await factor(options.gemm);
   const down = rounded(factors.down);
   const [keyUp, valueUp] = [rounded(factors.keyUp), rounded(factors.valueUp)];
-  const subgraph = lazily(() => factorSubgraph(attention, { down, keyUp, valueUp, nopeWidth }));
+  const subgraph = lazily(() => factorSubgraph(attention, { down, keyUp, valueUp, nopeWidth, latentGroups }));
   return {
-    layer, strategy, singularValues, rank, nopeWidth, down, keyUp, valueUp,
+    layer, strategy, singularValues, rank, latentGroups, nopeWidth, down, keyUp, valueUp,
     outputBias: factors.outputBias === undefined ? null : { dtype: 'float32', shape: [hidden], data: Float32Array.from(factors.outputBias) },
     spectrum: factors.spectrum, energyKept, keyError, valueError,
     get subgraph() { return subgraph(); },
@@ -124,9 +131,9 @@ interface MeasuredFactors {
   readonly energyKept: number;
 }
 
-async function measuredFactors(work: Promise<FactorMatrices>, keyNope: Matrix, value: Matrix, gemm: Gemm): Promise<MeasuredFactors> {
+async function measuredFactors(work: Promise<FactorMatrices>, latentGroups: number, keyNope: Matrix, value: Matrix, gemm: Gemm): Promise<MeasuredFactors> {
   const factors = await work;
-  const lost = async (up: Matrix, of: Matrix): Promise<number> => (of.rows === 0 ? 0 : frobeniusNorm(subtract(of, await gemm.multiply(up, factors.down))));
+  const lost = async (up: Matrix, of: Matrix): Promise<number> => (of.rows === 0 ? 0 : frobeniusNorm(subtract(of, await gemm.multiply(spreadGroups(up, latentGroups), factors.down))));
   const [keyLost, valueLost] = [await lost(factors.keyUp, keyNope), await lost(factors.valueUp, value)];
   const [keyNorm, valueNorm] = [keyNope.rows === 0 ? 0 : frobeniusNorm(keyNope), frobeniusNorm(value)];
   const relative = (error: number, norm: number): number => (norm === 0 ? 0 : error / norm);
@@ -138,11 +145,11 @@ async function measuredFactors(work: Promise<FactorMatrices>, keyNope: Matrix, v
   };
 }
 
-function factorSubgraph({ layer, hidden, kvHeads, headDim }: AttentionLayer, { down, keyUp, valueUp, nopeWidth }: Pick<KvFactors, 'down' | 'keyUp' | 'valueUp' | 'nopeWidth'>): Subgraph {
+function factorSubgraph({ layer, hidden, kvHeads, headDim }: AttentionLayer, { down, keyUp, valueUp, nopeWidth, latentGroups }: Pick<KvFactors, 'down' | 'keyUp' | 'valueUp' | 'nopeWidth' | 'latentGroups'>): Subgraph {
   return record(`kv-factors-${layer}`, { hidden: layerInputs(hidden).hidden }, (g, x) => {
     const latent = linear(g, x.hidden, { weight: g.parameter('kv_down_proj.weight', down), bias: null });
-    const heads = (name: string, up: HostTensor<'float32'>, width: number) =>
-      g.reshape(linear(g, latent, { weight: g.parameter(name, up), bias: null }), ['b', 's', kvHeads, width]);
+    const heads = (name: string, up: HostTensor<'float32'>, width: number): Value =>
+      expandLatent(g, latent, g.reshape(g.parameter(name, up), [kvHeads, width, up.shape[1] ?? 0]), latentGroups);
     const v = heads('v_up_proj.weight', valueUp, headDim);
     const keys: Record<string, Value> = nopeWidth === 0 ? {} : { kNope: heads('k_up_proj.weight', keyUp, nopeWidth) };
     return { latent, ...keys, v };
