@@ -177,13 +177,22 @@ t.test('MODEL may be a name on the hub', async (t) => {
   t.match(await run(['inspect', 'someone/other'], { environment }), { code: 1, stdout: '', stderr: /^attention-surgery: downloadModel: someone\/other .*offline/ });
 });
 
-t.test('strategies that look at text', async (t) => {
-  const make = ['convert', model, '--out', join(work, 'calibrated'), '--rope', '2-norm', '--pairs', '2', '--rank', '7', '--factor', 'joint'] as const;
-  t.match(await run([...make, '--no-calibration']), { code: 2, stderr: /--rope 2-norm needs calibration text, got --no-calibration/ });
-  t.match(await run([...make, '--no-calibration', '--calibration-tokens', '64']), { code: 2, stderr: /--calibration-tokens needs --calibration FILE/ });
-  t.match(await run([...make, '--calibration', join(work, 'nothing.txt')]), { code: 1, stderr: /convert: --calibration must be a readable file/ });
-  t.match(await run([...make, '--calibration', join(work, 'model', 'tokenizer_config.json'), '--calibration-tokens', '640']), { code: 0 });
-  t.match(await json('inspect', join(work, 'calibrated')), { converted: { plan: { strategy: '2-norm', pairs: 2 } } });
+t.test('conversion guided by text', async (t) => {
+  const out = (name: string): readonly string[] => ['convert', model, '--out', join(work, name), '--threads', '1'];
+  t.match(await run([...out('no'), '--rope', '2-norm', '--no-calibration']), { code: 2, stderr: /--rope 2-norm must have calibration text, got --no-calibration/ });
+  t.match(await run([...out('no'), '--calibration-tokens', '64', '--no-calibration']), { code: 2, stderr: /--calibration-tokens and --no-calibration exclude each other/ });
+  t.match(await run([...out('no'), '--calibration', join(work, 'nothing.txt')]), { code: 1, stderr: /convert: --calibration must be a readable file/ });
+  t.match(await run([...out('no'), '--calibration', join(work, 'model', 'config.json'), '--calibration-tokens', '10000']), { code: 0 });
+  const chosen = await json(...out('norms'), '--rope', '2-norm', '--pairs', '2', '--rank', '7', '--factor', 'joint', '--calibration', text, '--calibration-tokens', '640', '--no-refit');
+  t.match(chosen, { plan: '2-norm', factor: 'joint', calibration: { tokens: 640, refit: false, texts: [{ name: 'text.txt' }] } });
+  const statistics = join(work, 'statistics');
+  const best = await json(...out('best'), '--calibration', text, '--calibration-tokens', '640', '--cache-share', '0.25', '--statistics', statistics);
+  t.match(best, { plan: 'bank', factor: 'two-sided', calibration: { refit: true }, cacheElementsPerToken: { before: 192, after: 48 } }, 'our own method where there is text');
+  t.match(best.layers, [{ outputError: Number }, { outputError: Number }, { outputError: Number }]);
+  const again = await json(...out('again'), '--calibration', text, '--calibration-tokens', '640', '--cache-share', '0.25', '--statistics', statistics);
+  t.same(again.layers, best.layers, 'saved statistics give the same conversion');
+  const verified = await json('verify', join(work, 'best'), '--against', model, '--text', text);
+  t.ok(number(verified.absorbedVsExpanded) < 2e-4 && number(verified.cachedVsUncached) < 2e-4);
 });
 
 /** A copy of the model under `name`, damaged. */

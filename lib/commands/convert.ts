@@ -1,52 +1,43 @@
-import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { refuseOccupied } from '../atomic-write.ts';
-import { findWeights } from '../checkpoint/checkpoint.ts';
 import { convert, type ConversionReport } from '../convert.ts';
 import { factorStrategies } from '../factor/index.ts';
 import { placements } from '../factor/strategy.ts';
 import { planStrategies } from '../plan/index.ts';
-import { openTokenizer } from '../text/tokenizer.ts';
-import { checkCalibration, statisticsOf } from './calibrate.ts';
-import { defineCommand, modelArgument, type CommandIo } from './command.ts';
+import { relayModel, type RelayReport } from '../released/relay.ts';
+import { calibrationFor, checkCalibration } from './calibrate.ts';
+import { defineCommand, modelArgument, UsageError } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { calibrationOption, choice, namesOf, realNumber, refuseTogether, requiredText, threadsOption, wholeNumber } from './options.ts';
+import {
+  cacheOption, calibrationOption, choice, flagOf, namesOf, off, pairTableOption, realNumber, refuseTogether, requiredText, text, threadsOption, wholeNumber,
+} from './options.ts';
+import { sideFiles } from './side-files.ts';
 import { grouped, percent, table } from './table.ts';
 import { withProgress } from './with-progress.ts';
 
-/**
- * What must stand beside the weights so that the directory generates as its source did: tokenizer files, and
- * generation_config.json, which may name more end tokens. A source without a tokenizer gives none, and is told of.
- */
-async function sideFiles(path: string, io: CommandIo): Promise<Readonly<Record<string, string>>> {
-  const { file, format } = await findWeights(path);
-  if (format === 'gguf') return (await openTokenizer(path)).files;
-  const directory = dirname(file);
-  const generation = join(directory, 'generation_config.json');
-  const files: Record<string, string> = existsSync(generation) ? { 'generation_config.json': await readFile(generation, 'utf8') } : {};
-  if (!existsSync(join(directory, 'tokenizer.json'))) {
-    io.stderr.write(`convert: ${directory} has no tokenizer.json, so the converted model will have none\n`);
-    return files;
-  }
-  return { ...files, ...(await openTokenizer(directory)).files };
-}
+const savings = ({ cacheElementsPerToken: { before, after }, reduction }: Pick<ConversionReport, 'cacheElementsPerToken' | 'reduction'>): string =>
+  `cache ${grouped(before)} -> ${grouped(after)} elements per token: ${percent(reduction)} less`;
 
-function reportTable({ layers, cacheElementsPerToken, reduction, budget, plan, factor }: ConversionReport, out: string, conversion: string): string {
-  const rows = layers.map(({ layer, rank, pairs, components, keyError, valueError, outputError, energyKept }) => [
-    String(layer), String(rank), String(pairs), String(components), keyError.toFixed(4), valueError.toFixed(4),
-    outputError === null ? '-' : outputError.toFixed(4), percent(energyKept),
-  ]);
+const error = (value: number | null): string => (value === null ? '-' : value.toFixed(4));
+
+function conversionText(report: ConversionReport, out: string): string {
+  const { layers, budget, plan, factor, calibration, seconds } = report;
+  const rows = layers.map(({ layer, rank, pairs, components, keyError, valueError, outputError, energyKept }) =>
+    [String(layer), String(rank), pairs === null ? '-' : String(pairs), String(components), error(keyError), error(valueError), error(outputError), percent(energyKept)]);
+  const texts = calibration === null ? 'by the weights alone' : `on ${grouped(calibration.tokens)} tokens of ${calibration.texts.map(({ name }) => name).join(', ')}${calibration.refit ? ', outputs refitted' : ''}`;
   return [
     table(['layer', 'rank', 'pairs', 'components', 'key error', 'value error', 'output error', 'energy kept'], rows),
-    '',
-    `${plan} and ${factor}; ${budget}`,
-    `cache ${grouped(cacheElementsPerToken.before)} -> ${grouped(cacheElementsPerToken.after)} elements per token: ${percent(reduction)} less`,
-    `written to ${out}; report in ${conversion}`,
+    '', `${plan} and ${factor}, ${texts}; ${budget}`, `${savings(report)}; ${seconds.toFixed(1)} s`, `written to ${out}; report in ${join(out, 'conversion.json')}`,
   ].join('\n');
 }
 
-/** `convert MODEL --out DIR`: a source model to a directory with latent attention. */
+const relayText = (report: RelayReport, out: string): string =>
+  [`${report.released} checkpoint written in our layout, its function unchanged`, savings(report), `written to ${out}`].join('\n');
+
+/** Options that say how to convert; a checkpoint that is latent attention already takes none. */
+const choices = ['cacheShare', 'bytesPerToken', 'rope', 'pairs', 'components', 'factor', 'rank', 'singularValues', 'calibration', 'calibrationTokens', 'statistics'] as const;
+
+/** `convert MODEL --out DIR`: a source model to a directory with latent attention; another format's checkpoint re-laid. */
 export const convertModel = defineCommand({
   name: 'convert',
   summary: 'convert a model to latent attention',
@@ -54,36 +45,54 @@ export const convertModel = defineCommand({
   options: {
     out: requiredText('--out <DIR>', 'directory to make; it must be absent or empty'),
     cacheShare: realNumber('--cache-share <S>', 'cached elements after over before (default 0.3125)', { least: 0, most: 1, above: true }),
-    bytesPerToken: wholeNumber('--bytes-per-token <N>', 'instead of a share: bytes of one token in all layers, float32', { least: 1 }),
-    rope: choice('--rope <NAME>', 'which RoPE pairs keep rotating', namesOf(planStrategies), undefined),
-    pairs: wholeNumber('--pairs <N>', 'RoPE pairs that keep rotating, per KV head', { least: 1 }),
-    factor: choice('--factor <NAME>', 'how keys and values are factorised', namesOf(factorStrategies), undefined),
+    bytesPerToken: wholeNumber('--bytes-per-token <N>', 'instead of a share: bytes of one token in all layers', { least: 1 }),
+    cache: { ...cacheOption, help: `${cacheOption.help}; what --bytes-per-token is counted in` },
+    rope: choice('--rope <NAME>', 'what keeps rotating (default: by calibration text or not)', namesOf(planStrategies), undefined),
+    pairs: wholeNumber('--pairs <N>', 'RoPE pairs that keep rotating per KV head, for the strategies that choose pairs', { least: 1 }),
+    components: wholeNumber('--components <N>', 'rotating components of a layer, for the strategies that combine pairs', { least: 1 }),
+    factor: choice('--factor <NAME>', 'how keys and values are factorised (default: by calibration text or not)', namesOf(factorStrategies), undefined),
     rank: wholeNumber('--rank <R>', 'width of the latent of a layer, instead of a share or bytes', { least: 1 }),
     singularValues: choice('--singular-values <SIDE>', 'which factor carries the singular values', namesOf(placements), undefined),
     calibration: calibrationOption,
     calibrationTokens: wholeNumber('--calibration-tokens <N>', 'tokens of the calibration text to use at most (default 32 windows of 1024)', { least: 2 }),
+    statistics: text('--statistics <DIR>', 'keep the statistics of the calibration text here: reused when they fit, gone on with after a stop'),
+    refit: off('--no-refit', 'do not fit the output projections to the source on the calibration text'),
+    pairTable: pairTableOption,
     seed: wholeNumber('--seed <S>', 'seed of the randomised SVD of very large layers (default 0)', { least: 0, most: 2 ** 32 - 1 }),
     threads: threadsOption,
   },
   async run(name, values, io) {
-    const { out, rope: plan, factor, singularValues, calibration, calibrationTokens, seed, threads, cacheShare, bytesPerToken, pairs, rank } = values;
+    const { out, rope: plan, factor, singularValues, calibration: files, calibrationTokens: tokens, statistics, refit, seed, threads, pairTable } = values;
+    const { cacheShare, bytesPerToken, pairs, components, rank, cache } = values;
     refuseTogether(values, 'cacheShare', 'bytesPerToken', 'rank');
-    const wish = { files: calibration, tokens: calibrationTokens, plan, factor, threads };
-    checkCalibration(wish);
+    refuseTogether(values, 'pairs', 'components');
+    if (statistics !== undefined && files === false) throw new UsageError('--statistics and --no-calibration exclude each other, got both');
+    if (cache !== 'f32' && bytesPerToken === undefined) throw new UsageError(`--cache ${cache} says what --bytes-per-token is counted in, got none`);
+    checkCalibration({ files, tokens }, plan, factor);
     await refuseOccupied(out); // before a download
-    const model = await openNamedModel(name, io);
-    const files = await sideFiles(model.path, io);
-    const statistics = await statisticsOf(model, wish, io);
+    const model = await openNamedModel(name, io, { pairTable });
+    const { tokenizer, files: sides } = await sideFiles(model);
+    const directory = resolve(out);
+    const places = { out: directory, conversion: join(directory, 'conversion.json') };
+    if (model.released !== null) {
+      const given = choices.filter((option) => values[option] !== undefined && values[option] !== false);
+      if (given.length > 0) throw new UsageError(`a ${model.released} checkpoint is written as it is and takes no choices, got ${given.map(flagOf).join(', ')}`);
+      const report = await withProgress('writing', 'tensors', io, (onProgress) => relayModel(model, out, { files: sides, onProgress, signal: io.signal }));
+      return { json: { ...report, ...places }, text: relayText(report, out) };
+    }
+    if (tokenizer === null) io.stderr.write(`convert: ${model.path} has no tokenizer.json, so the converted model will have none${files === false ? '' : ', and no text guides the conversion'}\n`);
+    if (tokenizer === null && files !== undefined && files !== false) throw new Error(`convert: --calibration needs a tokenizer, got none in ${model.path}`);
+    // A converted model is convert's to refuse, before its text is read.
+    const calibration = tokenizer === null || model.mla !== null ? undefined : await calibrationFor(model, tokenizer, { files, tokens });
     const report = await withProgress('converting', 'layers', io, (onProgress) => convert(model, out, {
-      budget: { cacheShare, bytesPerToken, pairs, rank },
-      plan, factor, singularValues, statistics, seed, threads, files, onProgress,
+      budget: { cacheShare, bytesPerToken, cache, pairs, components, rank },
+      plan, factor, singularValues, calibration, statisticsDirectory: statistics, refit: refit && calibration !== undefined, seed, threads, files: sides, onProgress,
       clock: io.clock,
       signal: io.signal,
     }));
-    const directory = resolve(out);
-    const conversion = join(directory, 'conversion.json');
+    for (const warning of report.warnings) io.stderr.write(`convert: ${warning}\n`);
     // The spectra are long and stay in conversion.json.
     const layers = report.layers.map(({ spectrum: _, ...layer }) => layer);
-    return { json: { ...report, layers, out: directory, conversion }, text: reportTable(report, out, conversion) };
+    return { json: { ...report, layers, ...places }, text: conversionText(report, out) };
   },
 });

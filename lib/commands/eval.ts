@@ -4,7 +4,7 @@ import { perplexity } from '../session/perplexity.ts';
 import { openTokenizer } from '../text/tokenizer.ts';
 import { defineCommand, modelArgument } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { cacheOption, requiredText, threadsOption, weightsOption, wholeNumber } from './options.ts';
+import { cacheOption, pairTableOption, requiredText, threadsOption, weightsOption, wholeNumber } from './options.ts';
 import { grouped, listing } from './table.ts';
 import { readText } from './text-file.ts';
 import { withProgress } from './with-progress.ts';
@@ -20,11 +20,12 @@ export const evaluate = defineCommand({
     windows: wholeNumber('--windows <N>', 'windows from the start of the text (default: all whole ones)', { least: 1 }),
     weights: weightsOption,
     cache: cacheOption,
+    pairTable: pairTableOption,
     threads: threadsOption,
   },
-  async run(name, { text: file, window, windows, threads, weights, cache }, io) {
+  async run(name, { text: file, window, windows, threads, weights, cache, pairTable }, io) {
     const text = await readText('eval: --text', file);
-    const model = await openNamedModel(name, io);
+    const model = await openNamedModel(name, io, { pairTable });
     // The whole text: a prefix of it does not always give a prefix of its ids.
     const ids = (await openTokenizer(model.path)).encode(text);
     const session = openSession(model, { signal: io.signal, threads, cache, passes: weightPasses(weights) });

@@ -6,7 +6,7 @@ import { renderChat } from '../text/chat.ts';
 import { openTokenizer, type Tokenizer } from '../text/tokenizer.ts';
 import { defineCommand, modelArgument, UsageError } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { cacheOption, flag, realNumber, refuseTogether, text, texts, threadsOption, weightsOption, wholeNumber } from './options.ts';
+import { cacheOption, flag, pairTableOption, realNumber, refuseTogether, text, texts, threadsOption, weightsOption, wholeNumber } from './options.ts';
 import { grouped } from './table.ts';
 import { readText } from './text-file.ts';
 import { longWork } from './with-progress.ts';
@@ -48,10 +48,11 @@ export const generateText = defineCommand({
     stop: texts('--stop <TEXT...>', 'texts that end the generation'),
     weights: weightsOption,
     cache: cacheOption,
+    pairTable: pairTableOption,
     threads: threadsOption,
   },
   async run(name, values, io) {
-    const { prompt, promptFile, promptTokens, chat, threads, weights, cache, temperature, topK, topP, seed, maxTokens } = values;
+    const { prompt, promptFile, promptTokens, chat, threads, weights, cache, pairTable, temperature, topK, topP, seed, maxTokens } = values;
     refuseTogether(values, 'prompt', 'promptFile');
     refuseTogether(values, 'chat', 'promptTokens');
     if (temperature === undefined || temperature === 0) {
@@ -60,7 +61,7 @@ export const generateText = defineCommand({
     if (values.stop.includes('')) throw new UsageError('--stop must be a text of at least one character, got an empty one');
     if (prompt === undefined && promptFile === undefined) throw new UsageError('--prompt TEXT or --prompt-file FILE must be given');
     const given = prompt ?? await readText('generate: --prompt-file', promptFile ?? '');
-    const model = await openNamedModel(name, io);
+    const model = await openNamedModel(name, io, { pairTable });
     const tokenizer = await openTokenizer(model.path);
     const encoded = encodePrompt(tokenizer, given, chat);
     const ids = promptTokens === undefined ? encoded : fitTokens(encoded, promptTokens);

@@ -5,6 +5,7 @@ import { createCache } from '../session/cache.ts';
 import { elementCount } from '../tensor.ts';
 import { defineCommand, modelArgument } from './command.ts';
 import { openNamedModel } from './model-path.ts';
+import { pairTableOption } from './options.ts';
 import { grouped, listing } from './table.ts';
 
 /** What an `mla` block says, without its lists of frequencies. */
@@ -38,6 +39,7 @@ export function describeModel(model: Model): Record<string, unknown> {
     ropePairsPerHead: config.headDim / 2,
     tied: config.tieEmbeddings,
     converted: mla === null ? null : mlaSummary(mla),
+    released: model.released,
     format: checkpoint.format,
     weightBytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0),
     weightBytesByType: storage,
@@ -55,9 +57,9 @@ export const inspect = defineCommand({
   name: 'inspect',
   summary: 'show what a model is and what its cache costs',
   argument: modelArgument,
-  options: {},
-  async run(name, _values, io) {
-    const json = describeModel(await openNamedModel(name, io));
+  options: { pairTable: pairTableOption },
+  async run(name, values, io) {
+    const json = describeModel(await openNamedModel(name, io, values));
     return { json, text: listing(Object.entries(json).map(([key, value]) => [key, show(value)])) };
   },
 });

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { downloadModel, isHubId } from '../hub.ts';
 import { openModel, type Model } from '../models/model.ts';
 import { startProgress, type Progress } from '../progress.ts';
+import type { OpenReleasedOptions } from '../released/released.ts';
 import type { CommandIo } from './command.ts';
 
 /** A path that exists stays as it is; a Hub id is downloaded, or found in the cache. Errors: as downloadModel. */
@@ -27,4 +28,5 @@ export async function modelPath(model: string, { stderr, signal, environment, cl
 const stop = (bar: Progress | null): void => bar?.stop();
 
 /** Opens MODEL as it is typed. Errors: as modelPath and openModel. */
-export const openNamedModel = async (model: string, io: CommandIo): Promise<Model> => openModel(await modelPath(model, io));
+export const openNamedModel = async (model: string, io: CommandIo, options: OpenReleasedOptions = {}): Promise<Model> =>
+  openModel(await modelPath(model, io), options);

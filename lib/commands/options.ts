@@ -66,6 +66,9 @@ export const texts = (flags: string, help: string): OptionSpec<readonly string[]
 /** Whether the option is there. */
 export const flag = (flags: string, help: string): OptionSpec<boolean> => ({ flags, help, read: (raw) => raw === true });
 
+/** True unless the option is there; flags are `--no-...`. */
+export const off = (flags: string, help: string): OptionSpec<boolean> => ({ flags, help, read: (raw) => raw !== false });
+
 /** One of several names; `fallback` when absent. */
 export function choice<N extends string, F extends N | undefined>(flags: string, help: string, names: readonly N[], fallback: F): OptionSpec<N | F> {
   return {
@@ -79,6 +82,8 @@ export function choice<N extends string, F extends N | undefined>(flags: string,
     },
   };
 }
+
+export const pairTableOption = text('--pair-table <FILE>', 'table of pair ranks or scores that some MHA2MLA checkpoints need (default: the file that config.json names)');
 
 /** The keys of a table of rows. */
 export const namesOf = <K extends string>(rows: Readonly<Record<K, unknown>>): K[] => Object.values(mapValues(rows, (_, name) => name));
@@ -100,7 +105,7 @@ export const flagOf = (name: string): string => `--${name.replace(/[A-Z]/g, (let
 /** Files of calibration text, false for --no-calibration, or undefined. */
 export const calibrationOption: OptionSpec<readonly string[] | false | undefined> = {
   flags: '--calibration <FILE...>',
-  help: 'texts whose activations guide the choice of what to keep, UTF-8',
-  off: { flags: '--no-calibration', help: 'choose by the weights alone' },
+  help: 'texts whose activations guide the conversion, UTF-8 (default: those that ship with the package)',
+  off: { flags: '--no-calibration', help: 'convert by the weights alone' },
   read: (raw) => (raw === false ? false : Array.isArray(raw) ? raw.filter((value) => typeof value === 'string') : undefined),
 };

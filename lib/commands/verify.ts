@@ -6,7 +6,7 @@ import { verifyAgainstLogits, verifyAgainstModel, type Verification, type Verify
 import { openTokenizer } from '../text/tokenizer.ts';
 import { defineCommand, modelArgument, UsageError } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { requiredText, text, threadsOption } from './options.ts';
+import { pairTableOption, requiredText, text, threadsOption } from './options.ts';
 import { listing, percent } from './table.ts';
 import { readText, shippedTextPath } from './text-file.ts';
 import { withProgress } from './with-progress.ts';
@@ -46,12 +46,13 @@ export const verifyModel = defineCommand({
   options: {
     against: requiredText('--against <MODEL|FILE>', 'another model, or a .safetensors file with ids [b, s] and logits [b, s, vocab]'),
     text: text('--text <FILE>', `text that two models are compared on, its first ${TEXT_TOKENS} tokens (default: the one that ships with the package)`),
+    pairTable: pairTableOption,
     threads: threadsOption,
   },
-  async run(name, { against, text: file, threads }, io) {
+  async run(name, { against, text: file, threads, pairTable }, io) {
     const recorded = isLogitsFile(against);
     if (recorded && file !== undefined) throw new UsageError('--text must be left out when --against is a file of logits, got both');
-    const model = await openNamedModel(name, io);
+    const model = await openNamedModel(name, io, { pairTable });
     const other = recorded ? null : await openNamedModel(against, io);
     const result = await withProgress('verifying', 'tokens', io, (onProgress) => {
       const options = { threads, signal: io.signal, onProgress };
