@@ -36,13 +36,16 @@ function printTable(before: Measurements, after: Measurements): void {
 }
 
 /** What the perplexities mean, in words. */
-function verdict({ plan, factor }: Conversion, before: Measurements, after: Measurements): string {
-  const ratio = after.perplexity / before.perplexity;
-  if (ratio < 3) return `The conversion (${plan}, ${factor}) kept the model without a training step; a short training brings back most of what is missing.`;
-  return `The converted model is not usable as it is. Dropping most of RoPE and factorising keys and values by the weights alone (${plan}, ${factor})
-wrecks an untrained model at this share of the cache: perplexity goes to thousands, in the original MHA2MLA code too. What brings it
-back: strategies that look at calibration text, and a short training (the paper's 0.3 to 0.6 % of the pretraining data). Cache bytes
-and speed are already those of the final model.`;
+function verdict({ plan, factor, calibration }: Conversion, before: Measurements, after: Measurements): string {
+  const how = `${plan} + ${factor}`;
+  if (after.perplexity < 3 * before.perplexity) {
+    return `The conversion (${how}${calibration === null ? '' : ', guided by calibration text'}) kept the model without a training step; a short training brings back most of what is missing.`;
+  }
+  const bytes = 'Cache bytes and speed are already those of a trained conversion.';
+  if (calibration !== null) return `At this share of the cache ${how} needs a training before the model is usable. ${bytes}`;
+  return `The converted model is not usable as it is. Dropping most of RoPE and factorising keys and values by the weights alone (${how})
+wrecks an untrained model at this share of the cache: perplexity goes to thousands, in the original MHA2MLA code too. What brings it back:
+strategies that look at calibration text, and a short training (the paper's 0.3 to 0.6 % of the pretraining data). ${bytes}`;
 }
 
 async function main(): Promise<void> {

@@ -5,7 +5,7 @@ import { basename, dirname, join } from 'node:path';
 import { packageFile, type ConversionReport } from '../../lib/index.ts';
 
 /** What the convert command prints with --json, as far as the demo reads it. */
-export type Conversion = Pick<ConversionReport, 'plan' | 'factor' | 'budget' | 'reduction' | 'seconds'>;
+export type Conversion = Pick<ConversionReport, 'plan' | 'factor' | 'budget' | 'calibration' | 'seconds'>;
 
 const identityOf = (directory: string): string => createHash('sha256').update(readFileSync(join(directory, 'config.json'))).digest('hex');
 
