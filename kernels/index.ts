@@ -10,6 +10,7 @@ export * from './latent-attention.ts';
 export * from './least-squares.ts';
 export * from './linear.ts';
 export * from './logits.ts';
+export * from './losses.ts';
 export * from './partial-rope.ts';
 export * from './rms-norm.ts';
 export * from './rope.ts';

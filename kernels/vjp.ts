@@ -107,7 +107,8 @@ export const rules: { readonly [W in Word]: Rule<W> } = {
   sqrt: (g, { y, dy }) => [value(() => g.div(g.scale(dy, 0.5), y))],
   exp: (g, { y, dy }) => [value(() => g.mul(dy, y))],
   log: (g, { dy }, a) => [value(() => g.div(dy, a))],
-  sigmoid: (g, { y, dy }) => [value(() => g.mul(dy, g.sub(y, g.square(y))))],
+  // Written so that every step waits for dy: an engine that runs nodes as early as it can would keep y (1 - y) otherwise.
+  sigmoid: (g, { y, dy }) => [value(() => g.mul(g.sub(dy, g.mul(dy, y)), y))],
   sum: (_g, { dy }) => [value(() => dy)],
   mean: (g, { dy }, a) => [value(() => perElement(g, dy, a))],
   softmax: (g, { y, dy }) => [value(() => g.mul(y, g.sub(dy, g.sum(g.mul(dy, y)))))],

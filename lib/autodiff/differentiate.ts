@@ -20,12 +20,17 @@ export interface DifferentiateOptions {
   /** Further outputs that stay. Default none. */
   readonly keep?: readonly string[];
   /**
-   * Rematerialisation: edges that are kept, e.g. the hidden state in front of every layer; what lies between two of
-   * them is computed a second time on the way back. Memory then grows with one stretch instead of the whole depth,
-   * for about a third more work. What lies in front of the first of them (an embedding) and behind the last one (a loss)
-   * is kept. Default none: everything is kept.
+   * Edges that cut the way into stretches, e.g. the hidden state in front of every layer. The way back finishes the
+   * gradients of one stretch before it goes on to the one before, so that onnxruntime, which orders nodes as it likes,
+   * does not keep the cotangents of all layers until the end. Default none.
    */
   readonly checkpoints?: readonly string[];
+  /**
+   * Rematerialisation: of what lies between two checkpoints nothing is kept, the way back computes it again. Memory
+   * then grows with one stretch instead of the whole depth, for about a third more work. What lies in front of the first
+   * checkpoint (an embedding) and behind the last (a loss) is kept. Default false.
+   */
+  readonly recompute?: boolean;
 }
 
 /** Name of the output that holds the gradient with respect to `variable`. */
@@ -39,7 +44,7 @@ export const gradientOf = (variable: string): string => `gradient.${variable}`;
  * a rule (named, with the node).
  */
 export function differentiate(subgraph: Subgraph, options: DifferentiateOptions): Subgraph {
-  const { loss, wrt, keep = [], checkpoints = [] } = options;
+  const { loss, wrt, keep = [], checkpoints = [], recompute = false } = options;
   const fail = (rule: string, got: string): never => { throw new Error(`differentiate: ${subgraph.name}: ${rule}, got ${got}`); };
   const outputs = new Set(subgraph.outputs.map((port) => port.name));
   for (const name of [loss, ...keep]) if (!outputs.has(name)) fail(`an output must be one of ${[...outputs].join(', ')}`, name);
@@ -96,12 +101,12 @@ export function differentiate(subgraph: Subgraph, options: DifferentiateOptions)
   if (stray !== undefined) fail('a checkpoint must be an edge that leads to the outputs', stray);
   const { before, stretches, after } = splitSegments(forward, { loss, wrt, checkpoints, isFloat: (name) => facts.get(name)?.dtype.startsWith('float') === true });
   for (const node of before) carry(node);
-  for (const { nodes, inputs, results, again } of stretches) {
-    if (!again) {
+  for (const { nodes, inputs, results, between } of stretches) {
+    if (!between) {
       for (const node of nodes) read(node, known);
       continue;
     }
-    const values = trace.recomputed(inputs.map((name) => surroundings(known).edge(name).value()), (given) => {
+    const values = trace.stretch(inputs.map((name) => surroundings(known).edge(name).value()), recompute, (given) => {
       const scope = new Map<string, Edge>();
       inputs.forEach((name, i) => put(scope, name, at(given, i)));
       for (const node of nodes) read(node, scope);

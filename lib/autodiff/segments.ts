@@ -7,8 +7,8 @@ export interface Stretch {
   readonly inputs: readonly string[];
   /** Edges that are read after it. */
   readonly results: readonly string[];
-  /** Whether it is computed a second time on the way back: all but the first, which has only variables to wait for, and the last. */
-  readonly again: boolean;
+  /** Whether it lies between two checkpoints. */
+  readonly between: boolean;
 }
 
 export interface Segments {
@@ -59,7 +59,7 @@ export function splitSegments(subgraph: Subgraph, { loss, wrt, checkpoints, isFl
       nodes,
       inputs: [...reads].filter((name) => made.has(name) && !own.has(name)),
       results: [...own].filter((name) => elsewhere.has(name) || ports.has(name)),
-      again: i > 0 && i < groups.length - 1,
+      between: i > 0 && i < groups.length - 1,
     };
   });
   return { before: off.filter((node) => !isAfter(node)), stretches, after: off.filter(isAfter) };

@@ -15,12 +15,15 @@ export interface Tracer<V> {
   /** Takes a value in: a variable or a constant. */
   track(value: V): Tracked<V>;
   /**
-   * Runs `body` on `inputs` without keeping what lies in between: the way back runs it a second time. What `body`
-   * reads besides its inputs stays kept. The second run waits for the cotangents, so that its results do not lie
-   * about early and an optimiser cannot merge both runs. Inputs must be floating point.
+   * Runs `body` on `inputs` as a stretch that the way back finishes before it goes on: the cotangents of everything
+   * that `body` reads are there before those of `inputs` are handed on, so that an engine which is free to order its
+   * work does not keep a whole model's cotangents until the end. Inputs must be floating point.
+   *
+   * With `again` nothing in between is kept: the way back runs `body` a second time. That run waits for the cotangents,
+   * so that its results do not lie about early and an optimiser cannot merge both runs.
    * Source: Chen et al. 2016, "Training deep nets with sublinear memory cost".
    */
-  recomputed(inputs: readonly Tracked<V>[], body: (inputs: readonly Tracked<V>[]) => readonly Tracked<V>[]): Tracked<V>[];
+  stretch(inputs: readonly Tracked<V>[], again: boolean, body: (inputs: readonly Tracked<V>[]) => readonly Tracked<V>[]): Tracked<V>[];
   /**
    * Cotangents of `wrt`, null where `outputs` do not depend on one. `outputs` come with their own cotangents.
    * Only what leads to `wrt` is computed; values used several times sum their cotangents.
@@ -41,6 +44,8 @@ interface Ledger<V> {
   follow(steps: readonly Step<V>[]): void;
   want(of: Tracked<V>): void;
   add(to: Tracked<V>, pull: Pull<V>): void;
+  /** Evaluates what was contributed to a value so far; null where that is nothing, or only rows of something larger. */
+  settle(of: Tracked<V>): V | null;
   total(of: Tracked<V>): V | null;
 }
 
@@ -49,16 +54,23 @@ function openLedger<V>(g: Emit<V>): Ledger<V> {
   const pulls = new Map<Tracked<V>, Pull<V>[]>();
   const totals = new Map<Tracked<V>, V>();
   const wants = (of: Tracked<V>): boolean => wanted.has(of);
-  const sumUp = (of: Tracked<V>, all: readonly Pull<V>[]): V | null => {
+  const settle = (of: Tracked<V>): V | null => {
+    const all = pulls.get(of) ?? [];
     const values = all.flatMap((pull) => ('value' in pull ? [pull.value()] : []));
-    const sum = values.length === 0 ? null : values.reduce((a, b) => g.add(a, b));
-    const sparse = all.flatMap((pull) => ('onto' in pull ? [pull] : []));
+    if (values.length === 0) return null;
+    const sum = values.reduce((a, b) => g.add(a, b));
+    pulls.set(of, [{ value: () => sum }, ...all.filter((pull) => 'onto' in pull)]);
+    return sum;
+  };
+  const sumUp = (of: Tracked<V>): V | null => {
+    const sum = settle(of);
+    const sparse = (pulls.get(of) ?? []).flatMap((pull) => ('onto' in pull ? [pull] : []));
     if (sparse.length === 0) return sum;
     const shape = g.shape(of.value);
     return sparse.reduce((base, pull) => pull.onto(base), sum === null ? g.fill(of.value, shape, 0) : full(g, sum, shape));
   };
   return {
-    wants,
+    wants, settle,
     want: (of) => { wanted.add(of); },
     follow(steps) {
       for (const { inputs, outputs } of steps) if (inputs.some(wants)) for (const output of outputs) wanted.add(output);
@@ -67,7 +79,7 @@ function openLedger<V>(g: Emit<V>): Ledger<V> {
       if (wanted.has(to)) pulls.set(to, [...(pulls.get(to) ?? []), pull]);
     },
     total(of) {
-      const total = totals.get(of) ?? sumUp(of, pulls.get(of) ?? []);
+      const total = totals.get(of) ?? sumUp(of);
       if (total !== null) totals.set(of, total);
       return total;
     },
@@ -83,10 +95,13 @@ function pullThrough<V>(steps: readonly Step<V>[], ledger: Ledger<V>): void {
   }
 }
 
-/** `x` bit by bit, but not before `y` is known; neither changes shape. */
-function after<V>(g: Emit<V>, x: V, y: V): V {
-  const lengths: readonly Dim[] = [productOfDims(g.shape(x)), productOfDims(g.shape(y))];
-  const joined = g.concat(0, [g.reshape(x, [at(lengths, 0)]), g.reshape(y, [at(lengths, 1)])]);
+/** `x` bit by bit, but not before all of `others` are known: it travels beside one element of each. */
+function after<V>(g: Emit<V>, x: V, others: readonly V[]): V {
+  if (others.length === 0) return x;
+  const flat = (a: V): V => g.reshape(a, [productOfDims(g.shape(a))]);
+  const first = g.constant({ dtype: 'int64', shape: [1], data: BigInt64Array.of(0n) });
+  const lengths: readonly Dim[] = [productOfDims(g.shape(x)), others.length];
+  const joined = g.concat(0, [flat(x), ...others.map((other) => g.gather(flat(other), first))]);
   return g.reshape(at(g.split(joined, 0, lengths), 0), g.shape(x));
 }
 
@@ -148,28 +163,29 @@ export function traced<V>(under: Emit<V>): Tracer<V> {
 
   return {
     g, track,
-    recomputed(inputs, body) {
-      const { result, inner } = apart(() => body(inputs));
-      const own = new Set([...inputs, ...inner.flatMap((step) => step.outputs)]);
-      const captured = new Set(inner.flatMap((step) => step.inputs).filter((input) => !own.has(input)));
-      const outputs = result.map(({ value }) => track(value));
+    stretch(inputs, again, body) {
+      const copies = inputs.map(({ value }) => track(value));
+      const first = apart(() => body(copies));
+      const own = new Set([...copies, ...first.inner.flatMap((step) => step.outputs)]);
+      const captured = [...new Set(first.inner.flatMap((step) => step.inputs))].filter((input) => !own.has(input));
+      const outputs = first.result.map(({ value }) => track(value));
       steps.push({
         inputs: [...inputs, ...captured], outputs,
         back(cotangents, ledger) {
-          const first = cotangents.find((cotangent) => cotangent !== null);
-          if (first === undefined || first === null) return;
-          const again = inputs.map(({ value }) => track(after(under, value, first)));
-          const second = apart(() => body(again));
-          again.forEach((copy, i) => { if (ledger.wants(at(inputs, i))) ledger.want(copy); });
-          ledger.follow(second.inner);
-          second.result.forEach((output, i) => {
+          const known = cotangents.filter((cotangent) => cotangent !== null);
+          const given = again ? inputs.map(({ value }) => track(after(under, value, known))) : copies;
+          const { result, inner } = again ? apart(() => body(given)) : first;
+          given.forEach((copy, i) => { if (ledger.wants(at(inputs, i))) ledger.want(copy); });
+          ledger.follow(inner);
+          result.forEach((output, i) => {
             const cotangent = cotangents[i] ?? null;
             if (cotangent !== null) ledger.add(output, { value: () => cotangent });
           });
-          pullThrough(second.inner, ledger);
-          again.forEach((copy, i) => {
+          pullThrough(inner, ledger);
+          const finished = captured.filter(ledger.wants).map(ledger.settle).filter((value) => value !== null);
+          given.forEach((copy, i) => {
             const cotangent = ledger.total(copy);
-            if (cotangent !== null) ledger.add(at(inputs, i), { value: () => cotangent });
+            if (cotangent !== null) ledger.add(at(inputs, i), { value: () => after(under, cotangent, finished) });
           });
         },
       });

@@ -91,7 +91,11 @@ export function openTape(name: string): Tape {
 
   return {
     append, one, namedConstant, integers, number, lengths,
-    constant: (tensor) => namedConstant(`constant_${constants.size}`, tensor),
+    constant(tensor) {
+      let number = constants.size;
+      while (constants.has(`constant_${number}`)) number++; // a name that a subgraph taken over may have used
+      return namedConstant(`constant_${number}`, tensor);
+    },
     input(port) {
       inputs.push(port);
       port.shape.forEach((dim, axis) => {

@@ -1,0 +1,81 @@
+/** AdamW over named weights: clipping by the global norm, decay on matrices only, a learning rate per weight. */
+import type { HostTensor } from '../../kernels/emit.ts';
+import { optimiserKernel, type OptimiserKernel } from './optimiser-kernel.ts';
+
+export interface AdamWOptions {
+  /** Default [0.9, 0.95]. */
+  readonly betas?: readonly [number, number];
+  /** Default 1e-8. */
+  readonly epsilon?: number;
+  /** Default 0.1, on weights of two or more axes; vectors (norms, biases) never decay. */
+  readonly weightDecay?: number;
+  /** Gradients are scaled down so that the norm over all of them is at most this; null: never. Default 1. */
+  readonly clipNorm?: number | null;
+  /** Factors on the learning rate by weight, where they are not 1. */
+  readonly rateFactors?: Readonly<Record<string, number>>;
+}
+
+/** What AdamW remembers, by weight. */
+export interface AdamWState {
+  /** Updates done. */
+  readonly step: number;
+  readonly first: ReadonlyMap<string, Float32Array>;
+  readonly second: ReadonlyMap<string, Float32Array>;
+}
+
+export interface AdamW {
+  readonly state: AdamWState;
+  /**
+   * Changes `weights` in place. `gradients` are sums over `micro` batches. Returns the norm of the mean gradient before
+   * clipping. Errors, before anything is changed: a gradient that is not finite, by name.
+   */
+  update(weights: ReadonlyMap<string, HostTensor<'float32'>>, gradients: ReadonlyMap<string, Float32Array>, micro: number, learningRate: number): number;
+}
+
+/** Norm of each gradient by name, of the mean over `micro` batches. */
+export function gradientNorms(kernel: OptimiserKernel, gradients: ReadonlyMap<string, Float32Array>, micro: number): Map<string, number> {
+  return new Map([...gradients].map(([name, gradient]) => [name, Math.sqrt(kernel.squares(gradient)) / micro]));
+}
+
+/** Starts from `state`, or from nothing. State belongs to the optimiser: it changes in place. */
+export function createAdamW(options: AdamWOptions = {}, state: AdamWState = { step: 0, first: new Map(), second: new Map() }): AdamW {
+  const { betas: [beta1, beta2] = [0.9, 0.95], epsilon = 1e-8, weightDecay = 0.1, clipNorm = 1, rateFactors = {} } = options;
+  const kernel = optimiserKernel();
+  const first = new Map(state.first), second = new Map(state.second);
+  let step = state.step;
+  const memory = (of: Map<string, Float32Array>, name: string, length: number): Float32Array => {
+    const row = of.get(name) ?? new Float32Array(length);
+    of.set(name, row);
+    return row;
+  };
+  return {
+    get state() { return { step, first, second }; },
+    update(weights, gradients, micro, learningRate) {
+      const norms = gradientNorms(kernel, gradients, micro);
+      const bad = [...norms].find(([, norm]) => !Number.isFinite(norm));
+      if (bad !== undefined) throw new RangeError(`AdamW.update: gradient of ${bad[0]} must be finite, got a norm of ${bad[1]}`);
+      const norm = Math.hypot(...norms.values());
+      const clipped = clipNorm === null ? 1 : Math.min(1, clipNorm / (norm + 1e-6));
+      step++;
+      for (const [name, gradient] of gradients) {
+        const weight = weights.get(name);
+        if (weight === undefined) throw new RangeError(`AdamW.update: a gradient must have its weight, got ${name}`);
+        const rate = learningRate * (rateFactors[name] ?? 1);
+        kernel.adamw(
+          { weights: weight.data, first: memory(first, name, gradient.length), second: memory(second, name, gradient.length), gradient },
+          {
+            gradientScale: clipped / micro, beta1, beta2, keep: 1 - rate * (weight.shape.length > 1 ? weightDecay : 0),
+            stepSize: rate / (1 - beta1 ** step), rootScale: 1 / Math.sqrt(1 - beta2 ** step), epsilon,
+          },
+        );
+      }
+      return norm;
+    },
+  };
+}
+
+/** A factor per weight that makes the learning rate relative to its size: its root mean square, at least 1e-6. */
+export function relativeRates(weights: ReadonlyMap<string, HostTensor<'float32'>>): Record<string, number> {
+  const kernel = optimiserKernel();
+  return Object.fromEntries([...weights].map(([name, { data }]) => [name, Math.max(1e-6, Math.sqrt(kernel.squares(data) / Math.max(1, data.length)))]));
+}

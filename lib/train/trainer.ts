@@ -1,0 +1,97 @@
+/** Training any subgraph that ends in a loss: weights go in, gradients come out, AdamW changes the weights. */
+import type { HostTensor } from '../../kernels/emit.ts';
+import { differentiate, gradientOf } from '../autodiff/differentiate.ts';
+import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime.ts';
+import type { Subgraph } from '../graph/subgraph.ts';
+import { createAdamW, type AdamWOptions, type AdamWState } from './adamw.ts';
+import { freeMemory } from './free-memory.ts';
+import { optimiserKernel } from './optimiser-kernel.ts';
+
+export type Weights = ReadonlyMap<string, HostTensor<'float32'>>;
+export type Feeds = Readonly<Record<string, HostTensor>>;
+
+export interface TrainStep {
+  /** The loss of this batch. */
+  readonly loss: number;
+  /** By name of the weight, in its shape. */
+  readonly gradients: ReadonlyMap<string, Float32Array>;
+}
+
+/**
+ * One run forward and back, for training loops of one's own. `runtime`: differentiate(..., { loss: 'loss', wrt: trainable })
+ * opened; `weights`: every weight that is an input of it; `feeds`: the other inputs.
+ */
+export async function trainStep(runtime: Runtime, weights: Weights, trainable: readonly string[], feeds: Feeds): Promise<TrainStep> {
+  const outputs = await runtime.run({ ...Object.fromEntries([...weights].filter(([name]) => runtime.inputs.includes(name))), ...feeds }, ['loss', ...trainable.map(gradientOf)]);
+  const floats = (name: string): Float32Array => {
+    const tensor = outputs[name];
+    if (tensor?.dtype !== 'float32') throw new TypeError(`trainStep: output ${name} must be float32, got ${tensor?.dtype}`);
+    return tensor.data;
+  };
+  return { loss: floats('loss')[0] ?? NaN, gradients: new Map(trainable.map((name) => [name, floats(gradientOf(name))])) };
+}
+
+export interface TrainerOptions {
+  /** Forward only, with an output `loss` of one element; weights are inputs. */
+  readonly subgraph: Subgraph;
+  /** Every weight the subgraph reads. Those that learn belong to the trainer from here on: they change in place. */
+  readonly weights: Weights;
+  /** Names of the weights that learn. */
+  readonly trainable: readonly string[];
+  /** See differentiate. */
+  readonly checkpoints?: readonly string[];
+  readonly recompute?: boolean;
+  readonly optimiser?: AdamWOptions;
+  /** To go on from. */
+  readonly state?: AdamWState | undefined;
+  readonly runtime?: RuntimeOptions;
+}
+
+export interface Update {
+  /** Updates done, this one included. */
+  readonly step: number;
+  /** Mean over the micro-batches, before the update. */
+  readonly loss: number;
+  /** Norm of the gradient before clipping. */
+  readonly gradientNorm: number;
+}
+
+export interface Trainer {
+  readonly weights: Weights;
+  readonly trainable: readonly string[];
+  readonly state: AdamWState;
+  /** One update from the mean gradient of one or more micro-batches. Errors: a loss or a gradient that is not finite; nothing has changed then. */
+  update(batches: readonly Feeds[], learningRate: number): Promise<Update>;
+  close(): Promise<void>;
+}
+
+/** Opens the backward graph once; every update runs it. */
+export async function createTrainer(options: TrainerOptions): Promise<Trainer> {
+  const { subgraph, weights, trainable, checkpoints = [], recompute = false } = options;
+  const missing = trainable.find((name) => !weights.has(name));
+  if (missing !== undefined) throw new RangeError(`createTrainer: trainable must name weights, got ${missing}`);
+  const runtime = await openRuntime(differentiate(subgraph, { loss: 'loss', wrt: trainable, checkpoints, recompute }), options.runtime ?? {});
+  const optimiser = createAdamW(options.optimiser, options.state);
+  const kernel = optimiserKernel();
+  return {
+    weights, trainable,
+    get state() { return optimiser.state; },
+    async update(batches, learningRate) {
+      const [first, ...rest] = batches;
+      if (first === undefined) throw new RangeError('Trainer.update: needs at least one batch, got none');
+      let { loss, gradients } = await trainStep(runtime, weights, trainable, first);
+      for (const batch of rest) {
+        const more = await trainStep(runtime, weights, trainable, batch);
+        loss += more.loss;
+        for (const [name, gradient] of more.gradients) kernel.add(gradients.get(name) ?? gradient, gradient);
+        freeMemory(more.gradients.values());
+      }
+      loss /= batches.length;
+      if (!Number.isFinite(loss)) throw new RangeError(`Trainer.update: loss must be finite, got ${loss}`);
+      const gradientNorm = optimiser.update(weights, gradients, batches.length, learningRate);
+      freeMemory(gradients.values());
+      return { step: optimiser.state.step, loss, gradientNorm };
+    },
+    close: () => runtime.release(),
+  };
+}

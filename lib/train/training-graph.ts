@@ -1,0 +1,132 @@
+/** A model's decoder as training runs it: whole sequences, nothing cached, weights as inputs, a loss at the end. */
+import { at } from '../../kernels/at.ts';
+import { embedding, nextTokenLoss, regressionLoss, rmsNorm, teacherLoss, type Segmentation } from '../../kernels/index.ts';
+import { recorder, type Recorder, type Value } from '../graph/record.ts';
+import type { Subgraph } from '../graph/subgraph.ts';
+import { sourceAttention, latentAttention, type DecoderContext } from '../models/decoder-attention.ts';
+import { decoderCache } from '../models/decoder-cache.ts';
+import { recordLayers, type DecoderForm } from '../models/decoder.ts';
+import { weightValues, type WeightValues } from '../models/decoder-weights.ts';
+import type { Model } from '../models/model.ts';
+import type { Weights } from './trainer.ts';
+
+export interface SequenceShape {
+  /** Sequences per run. */
+  readonly batch: number;
+  /** Tokens of a sequence. */
+  readonly sequenceLength: number;
+}
+
+/** Logits of at most so many elements are made at once: 2^25 are 128 MiB. */
+const LOGITS_AT_ONCE = 2 ** 25;
+/** Queries go through source attention in blocks of so many tokens; see Segmentation.block. */
+const BLOCK_TOKENS = 256;
+
+/** What every graph here starts from. */
+interface Opened {
+  readonly g: Recorder;
+  readonly weights: WeightValues;
+  readonly context: DecoderContext;
+  readonly form: DecoderForm;
+}
+
+function open(model: Model, tensors: Weights, name: string, { sequenceLength }: SequenceShape): Opened {
+  const g = recorder(`${model.config.modelType}-${name}`);
+  const inputs = new Map<string, Value>();
+  const weights = weightValues({
+    parameter(weight, { dtype, shape }) {
+      const known = inputs.get(weight) ?? g.input({ name: weight, dtype, shape });
+      inputs.set(weight, known);
+      return known;
+    },
+  }, tensors);
+  const positions = g.constant({ dtype: 'int64', shape: [sequenceLength], data: BigInt64Array.from({ length: sequenceLength }, (_, i) => BigInt(i)) });
+  const segmentation: Segmentation<Value> = { join: false, masks: [g.causalMask(positions, positions, model.config.window)], ...(sequenceLength > BLOCK_TOKENS ? { block: BLOCK_TOKENS } : {}) };
+  const context: DecoderContext = { g, model, weights, positions, cache: decoderCache(g, [], null), segmentation, positionCount: sequenceLength };
+  return { g, weights, context, form: model.mla === null ? 'source' : 'expanded' };
+}
+
+
+export const hiddenPort = (layer: number): string => `hidden.${layer}`;
+export const normedPort = (layer: number): string => `normed.${layer}`;
+export const attentionPort = (layer: number): string => `attention.${layer}`;
+const all = (layers: number): number[] => Array.from({ length: layers }, (_, layer) => layer);
+
+/** Inputs of the tokens: ids int64 [b, s]. */
+function recordDecoder({ g, weights, context, form }: Opened, model: Model, { batch, sequenceLength }: SequenceShape): { last: Value; states: ReturnType<typeof recordLayers>['layers'] } {
+  const ids = g.input({ name: 'ids', dtype: 'int64', shape: [batch, sequenceLength] });
+  const { hidden, layers } = recordLayers(context, embedding(g, ids, weights.weight(model.family.embedding)), form);
+  return { last: rmsNorm(g, hidden, weights.weight(model.family.finalNorm), model.config.normEps), states: layers };
+}
+
+const chunkOf = (vocab: number): number => Math.max(1, Math.floor(LOGITS_AT_ONCE / vocab));
+
+/** Hidden states in front of every layer, by port: what rematerialisation keeps, and where a search for NaN looks. */
+const hiddenStates = (states: readonly { readonly input: Value }[]): Record<string, Value> =>
+  Object.fromEntries(states.map(({ input }, layer) => [hiddenPort(layer), input]));
+
+/** ids, targets int64 [b, s] and the weights -> loss [1, 1, 1], the mean nats of the targets; hidden.N [b, s, d]. */
+export function nextTokenSubgraph(model: Model, tensors: Weights, shape: SequenceShape): Subgraph {
+  const opened = open(model, tensors, 'next-token', shape);
+  const { g, weights } = opened;
+  const { last, states } = recordDecoder(opened, model, shape);
+  const targets = g.input({ name: 'targets', dtype: 'int64', shape: [shape.batch, shape.sequenceLength] });
+  return g.finish({ loss: nextTokenLoss(g, last, weights.weight(model.family.head(model.config)), targets, chunkOf(model.config.vocab)), ...hiddenStates(states) });
+}
+
+/**
+ * ids, the weights, teacher_hidden [b, s, d'] (states.last of the teacher) and teacher_head [vocab, d'] -> loss
+ * [1, 1, 1], the mean KL to the teacher's next-token distribution in nats; hidden.N.
+ */
+export function teacherSubgraph(model: Model, tensors: Weights, shape: SequenceShape, teacher: Model): Subgraph {
+  const opened = open(model, tensors, 'teacher', shape);
+  const { g, weights } = opened;
+  const { last, states } = recordDecoder(opened, model, shape);
+  const hidden = g.input({ name: 'teacher_hidden', dtype: 'float32', shape: [shape.batch, shape.sequenceLength, teacher.config.hidden] });
+  const head = g.input({ name: 'teacher_head', dtype: 'float32', shape: [teacher.config.vocab, teacher.config.hidden] });
+  const loss = teacherLoss(g, { hidden: last, head: weights.weight(model.family.head(model.config)) }, { hidden, head }, chunkOf(model.config.vocab));
+  return g.finish({ loss, ...hiddenStates(states) });
+}
+
+/** Ports that `statesSubgraph` can give. */
+export interface StatesWanted {
+  /** The normed last hidden state, `last` [b, s, d]. */
+  readonly last?: boolean;
+  /** What attention reads and gives in every layer: normed.N and attention.N [b, s, d]. */
+  readonly attention?: boolean;
+}
+
+/** ids and the weights -> the states asked for: what a teacher, or a student so far, thinks of a batch. */
+export function statesSubgraph(model: Model, tensors: Weights, shape: SequenceShape, wanted: StatesWanted): Subgraph {
+  const opened = open(model, tensors, 'states', shape);
+  const { last, states } = recordDecoder(opened, model, shape);
+  const attention = states.flatMap((state, layer): [string, Value][] => [[normedPort(layer), state.normed], [attentionPort(layer), state.attention]]);
+  return opened.g.finish({ ...(wanted.last === true ? { last } : {}), ...(wanted.attention === true ? Object.fromEntries(attention) : {}) });
+}
+
+export interface RegressionOptions extends SequenceShape {
+  /** Layers that learn. Default all; a model larger than memory is healed layer after layer. */
+  readonly layers?: readonly number[];
+  /** Weight of every row of a sequence, [s]. Default `sinkRowWeights`. */
+  readonly rowWeights?: Float32Array;
+}
+
+/** 32 for the first four rows, 1 for the others: the attention sink must not drift. */
+export const sinkRowWeights = (sequenceLength: number): Float32Array => Float32Array.from({ length: sequenceLength }, (_, row) => (row < 4 ? 32 : 1));
+
+/**
+ * normed.N, attention.N [b, s, d] of the layers and their attention weights -> loss [1, 1, 1], the mean over layers of
+ * `regressionLoss`. Layers do not touch each other: each learns as if it were alone.
+ */
+export function regressionSubgraph(model: Model, tensors: Weights, options: RegressionOptions): Subgraph {
+  const { batch, sequenceLength, layers = all(model.config.layers), rowWeights = sinkRowWeights(sequenceLength) } = options;
+  if (rowWeights.length !== sequenceLength) throw new RangeError(`regressionSubgraph: rowWeights must have ${sequenceLength} numbers, got ${rowWeights.length}`);
+  const { g, context, form } = open(model, tensors, 'regression', options);
+  const attention = form === 'source' ? sourceAttention(context) : latentAttention(context, 'expanded');
+  const rows = g.constant({ dtype: 'float32', shape: [sequenceLength, 1], data: rowWeights });
+  const losses = layers.map((layer) => {
+    const port = (name: string): Value => g.input({ name, dtype: 'float32', shape: [batch, sequenceLength, model.config.hidden] });
+    return regressionLoss(g, attention(layer, port(normedPort(layer))).output, port(attentionPort(layer)), rows);
+  });
+  return g.finish({ loss: g.scale(losses.slice(1).reduce((a, b) => g.add(a, b), at(losses, 0)), 1 / losses.length) });
+}
