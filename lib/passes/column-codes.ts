@@ -1,17 +1,21 @@
 /**
- * Whole-number codes of a matrix with one scale per output: w ~ scale * code, codes -127..127 in int8, laid out
- * [inputs, outputs] as onnxruntime's integer products want them.
+ * Whole-number codes of a matrix with one scale per output: w ~ scale * (code - 128), codes 1..255 in uint8, laid out
+ * [inputs, outputs] as onnxruntime's integer products want them. Not int8: for unsigned times signed codes the engine
+ * saturates at 16 bits on processors without VNNI instructions, silently and by up to half of the result.
  */
 export interface ColumnCodes {
   readonly inputs: number;
   readonly outputs: number;
   /** [inputs, outputs]. */
-  readonly codes: Int8Array;
+  readonly codes: Uint8Array;
   /** [outputs]. */
   readonly scales: Float32Array;
   /** ||W - W'|| / ||W||, Frobenius; 0 for a matrix of zeros. */
   readonly relativeError: number;
 }
+
+/** The code of a weight of 0. */
+export const COLUMN_ZERO = 128;
 
 /** Outputs that are transposed together: their reads stay in the nearest cache while the writes run along rows. */
 const STRIP = 64;
@@ -22,7 +26,7 @@ const STRIP = 64;
  */
 export function quantiseColumns(weights: Float32Array, outputs: number, inputs: number, transposed: boolean): ColumnCodes {
   if (weights.length !== outputs * inputs) throw new RangeError(`quantiseColumns: weights must be [${outputs}, ${inputs}], got ${weights.length} numbers`);
-  const codes = new Int8Array(inputs * outputs), scales = new Float32Array(outputs);
+  const codes = new Uint8Array(inputs * outputs), scales = new Float32Array(outputs);
   const step = transposed ? outputs : 1, row = transposed ? 1 : inputs;
   const inverse = new Float64Array(outputs);
   for (let output = 0; output < outputs; output++) {
@@ -44,8 +48,8 @@ export function quantiseColumns(weights: Float32Array, outputs: number, inputs: 
       for (let output = first; output < end; output++) {
         const w = weights[output * row + i * step]!;
         // Truncation of a positive number rounds down.
-        const code = ((w * inverse[output]! + 128.5) | 0) - 128;
-        const rest = w - scales[output]! * code;
+        const code = (w * inverse[output]! + (COLUMN_ZERO + 0.5)) | 0;
+        const rest = w - scales[output]! * (code - COLUMN_ZERO);
         codes[i * outputs + output] = code;
         lost += rest * rest;
         whole += w * w;
@@ -57,5 +61,5 @@ export function quantiseColumns(weights: Float32Array, outputs: number, inputs: 
 
 /** The matrix that codes stand for, in float64: [inputs, outputs]. */
 export function dequantiseColumns({ inputs, outputs, codes, scales }: ColumnCodes): Float64Array {
-  return Float64Array.from({ length: inputs * outputs }, (_, at) => codes[at]! * scales[at % outputs]!);
+  return Float64Array.from({ length: inputs * outputs }, (_, at) => (codes[at]! - COLUMN_ZERO) * scales[at % outputs]!);
 }

@@ -1,9 +1,9 @@
 /** Dynamic int8 as a pass: weights as int8 per output, inputs rounded to 8 bits while the graph runs, integer products. */
 import { hasShapeRule, inferShapes } from '../graph/infer.ts';
 import { int } from '../graph/record.ts';
-import type { Constant, Node, Subgraph } from '../graph/subgraph.ts';
+import type { Constant, HostTensor, Node, Subgraph } from '../graph/subgraph.ts';
 import { addedBias, constantProduct, constantValues, type ConstantProduct } from './constant-weight.ts';
-import { quantiseColumns } from './column-codes.ts';
+import { COLUMN_ZERO, quantiseColumns } from './column-codes.ts';
 import { contrib, edgesOf, freshNames, operator, replaceNodes, standard, type Edges } from './pass.ts';
 import { infoOf, naming, storedBytes, type QuantisedSubgraph, type QuantisedWeight, type WeightInfo } from './weight-report.ts';
 
@@ -20,10 +20,20 @@ export interface DynamicOptions {
   readonly select?: (weight: WeightInfo) => boolean;
 }
 
+const literals = {
+  /** Axes of a reduction over the last axis. */
+  last: { dtype: 'int64', shape: [1], data: BigInt64Array.of(-1n) },
+  step: { dtype: 'float32', shape: [], data: Float32Array.of(1 / 127) },
+  one: { dtype: 'float32', shape: [], data: Float32Array.of(1) },
+  middle: { dtype: 'uint8', shape: [], data: Uint8Array.of(COLUMN_ZERO) },
+} as const satisfies Readonly<Record<string, HostTensor>>;
+
 /** Constants and edges that all products of one run of the pass share. */
 interface Shared {
   readonly fresh: (base: string) => string;
   readonly constants: Map<string, Constant>;
+  /** Edge of a constant that every product uses. */
+  readonly literal: (name: keyof typeof literals) => string;
   readonly weights: Map<string, { readonly codes: string; readonly scales: string } | null>;
   /** Rounded rows and their scales by input edge. */
   readonly rows: Map<string, { readonly codes: string; readonly scale: string }>;
@@ -34,14 +44,20 @@ interface Shared {
  * rounded) s_x s_w with s_w per output (largest magnitude on 127)
  * and s_x as `inputScale` says. A matrix that Gather
  * reads too (a tied embedding) is left to quantiseWeights, which can share its bytes. Stored constants are read here.
- *
- * On processors without VNNI instructions integer products saturate at 16 bits inside onnxruntime and lose accuracy.
  * Errors: weights that are not finite, naming the matrix.
  */
 export function quantiseDynamic(subgraph: Subgraph, options: DynamicOptions = {}): QuantisedSubgraph {
   const { inputScale = 'row' } = options;
   const edges = edgesOf(subgraph);
-  const shared: Shared = { fresh: freshNames(subgraph), constants: new Map(), weights: new Map(), rows: new Map() };
+  const fresh = freshNames(subgraph), constants = new Map<string, Constant>();
+  const literalNames = new Map<string, string>();
+  const literal: Shared['literal'] = (name) => {
+    const edge = literalNames.get(name) ?? fresh(`quantise_dynamic.${name}`);
+    literalNames.set(name, edge);
+    constants.set(edge, literals[name]);
+    return edge;
+  };
+  const shared: Shared = { fresh, constants, literal, weights: new Map(), rows: new Map() };
   const replaced = new Map<Node, readonly Node[]>(), report: QuantisedWeight[] = [];
   const isOneRow = inputScale === 'tensor' ? () => true : oneRow(subgraph);
   for (const node of subgraph.nodes) {
@@ -51,7 +67,7 @@ export function quantiseDynamic(subgraph: Subgraph, options: DynamicOptions = {}
     if (isOneRow(product.x)) {
       const added = product.bias === '' ? addedBias(edges, node, product.outputs) : null;
       const bias = added?.bias ?? product.bias;
-      replaced.set(node, [contrib('DynamicQuantizeMatMul', [product.x, weight.codes, weight.scales, ...(bias === '' ? [] : ['', bias])], [added?.node.outputs[0] ?? node.outputs[0]!])]);
+      replaced.set(node, [contrib('DynamicQuantizeMatMul', [product.x, weight.codes, weight.scales, shared.literal('middle'), ...(bias === '' ? [] : [bias])], [added?.node.outputs[0] ?? node.outputs[0]!])]);
       if (added !== null) replaced.set(added.node, []);
     } else {
       replaced.set(node, rowProduct(product, weight, node.outputs[0]!, shared));
@@ -75,10 +91,10 @@ function codesOf(product: ConstantProduct, edges: Edges, options: DynamicOptions
   const isTable = edges.readers(weight.name).some((reader) => operator(reader) === 'Gather');
   const wanted = !isTable && inputs * outputs >= (options.minWeights ?? 4096) && (options.select?.(info) ?? true);
   const made = wanted ? naming('quantiseDynamic', weight.name, () => quantiseColumns(constantValues(weight.constant).data, outputs, inputs, !weight.transposed)) : null;
-  const names = made === null ? null : { codes: shared.fresh(`${weight.name}.int8`), scales: shared.fresh(`${weight.name}.scales`) };
+  const names = made === null ? null : { codes: shared.fresh(`${weight.name}.columns8`), scales: shared.fresh(`${weight.name}.column_scales`) };
   shared.weights.set(key, names);
   if (made === null || names === null) return null;
-  shared.constants.set(names.codes, { dtype: 'int8', shape: [inputs, outputs], data: made.codes });
+  shared.constants.set(names.codes, { dtype: 'uint8', shape: [inputs, outputs], data: made.codes });
   shared.constants.set(names.scales, { dtype: 'float32', shape: [outputs], data: made.scales });
   report.push({
     ...info, bits: 8, blockSize: inputs, relativeError: made.relativeError, bytesBefore: storedBytes(product), bytesAfter: made.codes.byteLength + made.scales.byteLength,
@@ -86,39 +102,30 @@ function codesOf(product: ConstantProduct, edges: Edges, options: DynamicOptions
   return names;
 }
 
-const UINT8_MIDDLE = 128;
-
 /** Rounded rows x / s, s = max |x| / 127, in uint8 around 128; a row of zeros has s = 0, whatever its codes. */
-function roundedRows(x: string, { fresh, constants, rows }: Shared): { nodes: Node[]; codes: string; scale: string } {
+function roundedRows(x: string, { fresh, literal, rows }: Shared): { nodes: Node[]; codes: string; scale: string } {
   const known = rows.get(x);
   if (known !== undefined) return { nodes: [], ...known };
-  const number = (base: string, value: number): string => {
-    const name = `quantise_dynamic.${base}`;
-    constants.set(name, { dtype: 'float32', shape: [], data: Float32Array.of(value) });
-    return name;
-  };
-  constants.set('quantise_dynamic.last', { dtype: 'int64', shape: [1], data: BigInt64Array.of(-1n) });
-  constants.set('quantise_dynamic.middle', { dtype: 'uint8', shape: [], data: Uint8Array.of(UINT8_MIDDLE) });
   const [magnitude, extreme, scale, unit, codes] = ['magnitude', 'extreme', 'scale', 'unit', 'codes'].map((base) => fresh(`${x}.${base}`)) as [string, string, string, string, string];
   rows.set(x, { codes, scale });
   return {
     codes, scale,
     nodes: [
       standard('Abs', [x], [magnitude]),
-      standard('ReduceMax', [magnitude, 'quantise_dynamic.last'], [extreme], { keepdims: int(1) }),
-      standard('Mul', [extreme, number('step', 1 / 127)], [scale]),
+      standard('ReduceMax', [magnitude, literal('last')], [extreme], { keepdims: int(1) }),
+      standard('Mul', [extreme, literal('step')], [scale]),
       standard('Div', [x, scale], [unit]),
-      standard('QuantizeLinear', [unit, number('one', 1), 'quantise_dynamic.middle'], [codes]),
+      standard('QuantizeLinear', [unit, literal('one'), literal('middle')], [codes]),
     ],
   };
 }
 
 function rowProduct(product: ConstantProduct, weight: { codes: string; scales: string }, output: string, shared: Shared): Node[] {
   const { nodes, codes, scale } = roundedRows(product.x, shared);
-  const raw = shared.fresh(`${output}.raw`), plain = product.bias === '' ? output : shared.fresh(`${output}.plain`);
+  const { literal } = shared, raw = shared.fresh(`${output}.raw`), plain = product.bias === '' ? output : shared.fresh(`${output}.plain`);
   return [
     ...nodes,
-    contrib('MatMulIntegerToFloat', [codes, weight.codes, 'quantise_dynamic.one', weight.scales, 'quantise_dynamic.middle'], [raw]),
+    contrib('MatMulIntegerToFloat', [codes, weight.codes, literal('one'), weight.scales, literal('middle'), literal('middle')], [raw]),
     standard('Mul', [raw, scale], [plain]),
     ...(product.bias === '' ? [] : [standard('Add', [plain, product.bias], [output])]),
   ];
