@@ -9,6 +9,7 @@ function exact(m: Matrix): { down: Matrix; up: Matrix } {
   return m.rows <= m.cols ? { down: m, up: identity(m.rows) } : { down: identity(m.cols), up: m };
 }
 
+/** Channels of a latent that holds the rows as they are. */
 const wholeRank = (rows: number, hidden: number): number => Math.min(rows, hidden);
 
 /**
@@ -50,5 +51,23 @@ export const valueOnly: FactorStrategy = {
       down: keyRank === 0 ? values.down : stackRows(keys.down, values.down),
       keyUp: widen(keys.up, 0, rank), valueUp: widen(values.up, keyRank, rank), spectrum: values.spectrum,
     };
+  },
+};
+
+/**
+ * No factorisation: keys that no longer rotate and values are cached as they are (as x itself where it is the narrower).
+ * Shows what a plan costs by itself. Rank: min(g n, d) + min(g v, d). Source: MHA2MLA, main branch, `svd_init_method: none`.
+ */
+export const none: FactorStrategy = {
+  paper: 'Ji et al. 2025 (MHA2MLA), none',
+  needsStatistics: false,
+  rankRange: (keyRows, valueRows, hidden) => {
+    const rank = wholeRank(keyRows, hidden) + wholeRank(valueRows, hidden);
+    return [rank, rank];
+  },
+  async factor({ keyNope, value, rank }) {
+    const [keys, values] = [exact(keyNope), exact(value)];
+    if (keyNope.rows === 0) return { down: values.down, keyUp: widen(keyNope, 0, rank), valueUp: values.up, spectrum: new Float64Array(0) };
+    return { down: stackRows(keys.down, values.down), keyUp: widen(keys.up, 0, rank), valueUp: widen(values.up, keys.down.rows, rank), spectrum: new Float64Array(0) };
   },
 };

@@ -8,11 +8,7 @@ import { matrix, zeros, type Matrix } from '../linalg/matrix.ts';
 import type { LayerStatistics } from '../statistics/layer-statistics.ts';
 import { pairsPerHead, type AttentionLayer } from '../surgery/attention-layer.ts';
 import type { PairTerm, PlanChoice, RopeComponent } from '../surgery/rope-plan.ts';
-import { meanRotations } from './mean-rotation.ts';
 import { anyComponents, required, type PlanStrategy } from './strategy.ts';
-
-/** Numbers in one principal component analysis (KV heads x fold) while a fold is searched; a fold of one's own may be larger. */
-const LARGEST_SEARCH = 256;
 
 /** How many frequencies share one kept one, and of how many heads' worth. */
 interface Shape {
@@ -20,6 +16,23 @@ interface Shape {
   readonly collapse: number;
   /** Kept components per kept frequency. */
   readonly ropeHeads: number;
+}
+
+/** The fewest components that TransMLA's layout allows (divisors of a head's pairs, and their multiples) for at least `count`. */
+export function roRopeShape(attention: Pick<AttentionLayer, 'headDim'>, count: number): Shape {
+  const pairs = pairsPerHead(attention);
+  if (count >= pairs) return { collapse: 1, ropeHeads: Math.ceil(count / pairs) };
+  let collapse = Math.floor(pairs / count);
+  while (pairs % collapse !== 0) collapse--;
+  return { collapse, ropeHeads: 1 };
+}
+
+/** Folds as TransMLA tries them: the collapse and its doubles. */
+export function roRopeFolds(attention: Pick<AttentionLayer, 'headDim'>, count: number): number[] {
+  const pairs = pairsPerHead(attention);
+  const folds: number[] = [];
+  for (let fold = roRopeShape(attention, count).collapse; pairs % fold === 0; fold *= 2) folds.push(fold);
+  return folds;
 }
 
 /** `fold` frequencies from `first` on, as one analysis over (g, f): index g * fold + f. */
@@ -32,11 +45,10 @@ interface FoldedGroup {
 }
 
 /**
- * n components over all KV heads. n divides the pairs of a head (TransMLA's qk_mqa_dim / 2), or is a multiple of them.
- * The fold is given, or chosen per layer as the one with the least expected key error
- *   sum over components m of lambda_m sum over (g, f) of u_m[g, f]^2 (1 - Re E exp(i (theta_f - theta_m) distance)),
- * theta_m the frequency that m turns with (0 when it no longer turns), distances as attention looks at them (TransMLA
- * doubles the fold while the perplexity of the whole model falls). Kept whole with fold 1 it is exact.
+ * n components over all KV heads. TransMLA's n (its qk_mqa_dim / 2) divides the pairs of a head; a multiple of them keeps
+ * the same for more than one head's worth; any other n is the next larger of these less the components of least energy.
+ * Fold default: twice the least possible, which was best on SmolLM2-135M for 32 and for 16 components, and 1 where more than
+ * one head's worth is kept (`searchFold` tries all, as TransMLA does). Kept whole with fold 1 it is exact.
  * Source: Meng et al. 2025 (TransMLA), sections 4.1 and 4.2; transmla/partial_rope.py.
  */
 export const roRope: PlanStrategy = {
@@ -46,34 +58,15 @@ export const roRope: PlanStrategy = {
   countRange: anyComponents,
   takesFold: true,
   plan(attention, { count, fold, statistics: given }) {
-    const statistics = required('ro-rope', given);
-    const shape = shapeOf(attention, count);
-    const folds = fold === null ? foldsToSearch(attention, shape) : [checkedFold(attention, shape, fold)];
-    const distances = averageDistances(statistics);
-    const tried = folds.map((size) => {
-      const groups = foldedGroups(attention, statistics, size);
-      return { size, groups, error: folds.length === 1 ? 0 : expectedError(attention, groups, shape, size, distances) };
-    });
-    const { size, groups } = tried.reduce((best, one) => (one.error < best.error ? one : best));
-    return choiceOf(attention, groups, shape, size);
+    const shape = roRopeShape(attention, count);
+    const size = fold === null ? defaultFold(attention, shape) : checkedFold(attention, shape, fold);
+    return choiceOf(attention, foldedGroups(attention, required('ro-rope', given), size), shape, size, count);
   },
 };
 
-function shapeOf(attention: AttentionLayer, count: number): Shape {
-  const pairs = pairsPerHead(attention);
-  if (pairs % count === 0) return { collapse: pairs / count, ropeHeads: 1 };
-  if (count % pairs === 0) return { collapse: 1, ropeHeads: count / pairs };
-  throw new RangeError(`ro-rope: components must divide the ${pairs} pairs of a head or be a multiple of them for layer ${attention.layer}, got ${count}`);
-}
-
-/** Folds as TransMLA tries them: the collapse and its doubles. */
-function foldsToSearch(attention: AttentionLayer, { collapse }: Shape): number[] {
-  const pairs = pairsPerHead(attention);
-  const folds: number[] = [];
-  for (let fold = collapse; fold <= pairs && pairs % fold === 0; fold *= 2) {
-    if (folds.length === 0 || fold * attention.kvHeads <= LARGEST_SEARCH) folds.push(fold);
-  }
-  return folds;
+function defaultFold(attention: AttentionLayer, { collapse, ropeHeads }: Shape): number {
+  const twice = 2 * collapse;
+  return ropeHeads === 1 && pairsPerHead(attention) % twice === 0 ? twice : collapse;
 }
 
 function checkedFold(attention: AttentionLayer, { collapse }: Shape, fold: number): number {
@@ -113,40 +106,16 @@ function pairOf(m: number, { first }: FoldedGroup, { collapse, ropeHeads }: Shap
   return m < ropeHeads * perHead ? first + (m % perHead) * collapse : null;
 }
 
-/** Share of attention at each distance, all heads alike. */
-function averageDistances({ distances }: LayerStatistics): Matrix {
-  const { rows, cols, data } = distances;
-  const mean = new Float64Array(cols);
-  data.forEach((share, at) => { mean[at % cols] = (mean[at % cols] ?? 0) + share / rows; });
-  return matrix(1, cols, mean);
+/** Every group's component that turns, with the frequency's pair; the `count` of most energy. */
+function turning(groups: readonly FoldedGroup[], shape: Shape, fold: number, count: number): ReadonlyMap<FoldedGroup, ReadonlyMap<number, number>> {
+  const all = groups.flatMap((group) => Array.from(group.values, (energy, m) => ({ group, m, energy, pair: pairOf(m, group, shape, fold) })));
+  const allowed = all.flatMap(({ pair, ...rest }) => (pair === null ? [] : [{ ...rest, pair }])).sort((a, b) => b.energy - a.energy).slice(0, count);
+  return new Map(groups.map((group) => [group, new Map(allowed.filter((one) => one.group === group).map(({ m, pair }) => [m, pair]))]));
 }
 
-function expectedError({ frequencies }: AttentionLayer, groups: readonly FoldedGroup[], shape: Shape, fold: number, distances: Matrix): number {
-  const turned = new Map<number, number>();
-  const meanCosine = (frequency: number): number => {
-    const known = turned.get(frequency);
-    if (known !== undefined) return known;
-    const cosine = meanRotations(distances, frequency).re[0] ?? NaN;
-    turned.set(frequency, cosine);
-    return cosine;
-  };
-  let error = 0;
-  for (const group of groups) {
-    const { first, values, vectors } = group;
-    for (let m = 0; m < values.length; m++) {
-      const pair = pairOf(m, group, shape, fold);
-      const own = pair === null ? 0 : (frequencies[pair] ?? NaN);
-      for (let row = 0; row < vectors.rows; row++) {
-        const frequency = frequencies[first + (row % fold)] ?? NaN;
-        error += (values[m] ?? NaN) * (vectors.data[row * vectors.cols + m] ?? NaN) ** 2 * (1 - meanCosine(frequency - own));
-      }
-    }
-  }
-  return error;
-}
-
-function choiceOf({ heads, kvHeads, frequencies }: AttentionLayer, groups: readonly FoldedGroup[], shape: Shape, fold: number): PlanChoice {
+function choiceOf({ heads, kvHeads, frequencies }: AttentionLayer, groups: readonly FoldedGroup[], shape: Shape, fold: number, count: number): PlanChoice {
   const perGroup = heads / kvHeads;
+  const kept = turning(groups, shape, fold, count);
   const components: RopeComponent[] = [];
   const rest: PairTerm[][] = [];
   for (const group of groups) {
@@ -154,8 +123,8 @@ function choiceOf({ heads, kvHeads, frequencies }: AttentionLayer, groups: reado
     for (let m = 0; m < values.length; m++) {
       const key = Array.from({ length: vectors.rows }, (_, row): PairTerm =>
         ({ head: Math.floor(row / fold), pair: first + (row % fold), re: vectors.data[row * vectors.cols + m] ?? NaN, im: 0 }));
-      const pair = pairOf(m, group, shape, fold);
-      if (pair === null) {
+      const pair = kept.get(group)?.get(m);
+      if (pair === undefined) {
         rest.push(key);
         continue;
       }

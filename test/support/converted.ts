@@ -1,38 +1,16 @@
-/** Converted models in memory, and the inputs that their attention sees: for tests that follow a conversion stage by stage. */
+/** Statistics on given ids, of source and of converted models: for tests that follow a conversion stage by stage. */
 import { momentSums, type HostTensor } from '../../kernels/index.ts';
 import { embedding } from '../../kernels/embedding.ts';
-import { mlaTensors } from '../../lib/convert-layer.ts';
 import { recorder } from '../../lib/graph/record.ts';
 import { openRuntime } from '../../lib/graph/runtime.ts';
 import { matrix } from '../../lib/linalg/matrix.ts';
 import { recordLayers } from '../../lib/models/decoder.ts';
 import { decoderCache } from '../../lib/models/decoder-cache.ts';
 import { loadDecoderWeights, weightValues } from '../../lib/models/decoder-weights.ts';
-import type { MlaConfig } from '../../lib/models/mla-config.ts';
 import type { Model } from '../../lib/models/model.ts';
-import { relaidCheckpoint, type Relaid } from '../../lib/released/relaid-checkpoint.ts';
 import { collectStatistics } from '../../lib/statistics/collect-statistics.ts';
 import type { LayerStatistics } from '../../lib/statistics/layer-statistics.ts';
-import type { MlaLayer } from '../../lib/surgery/build-mla-layer.ts';
 import { integers } from './readings.ts';
-
-/** The source with its attention replaced. */
-export function withMlaLayers(source: Model, layers: readonly MlaLayer[]): Model {
-  const tensors = layers.flatMap((layer) => mlaTensors(layer)).map(([name, tensor]): Relaid => ({
-    name, shape: tensor.shape, from: null,
-    read: async () => {
-      if (tensor.dtype !== 'float32') throw new TypeError(`withMlaLayers: ${name} must be float32`);
-      return tensor;
-    },
-  }));
-  const mla: MlaConfig = {
-    version: 1, scale: source.scale,
-    layers: layers.map(({ rank, frequencies, nopeWidth, headNorm, kvHeads }) =>
-      ({ rank, frequencies: [...frequencies], nopeWidth, ...(headNorm === null ? {} : { headNorm: { eps: headNorm.eps, kvHeads } }) })),
-    plan: { strategy: 'test', pairs: 1 }, factor: { strategy: 'test', rank: 1, singularValues: 'up' }, source: { name: 'test', architecture: 'test', fingerprint: 'test' },
-  };
-  return { ...source, mla, checkpoint: relaidCheckpoint(source.checkpoint, tensors, (name) => !name.includes('.self_attn.')) };
-}
 
 /** int64 [n, tokens] -> one list of ids per row. */
 export function windowsOf(ids: HostTensor): number[][] {
