@@ -26,8 +26,8 @@ export interface RefitOptions {
   /** Ridge, relative to the mean squared feature. Default 0.03. */
   readonly damping?: number;
   /**
-   * Weight of the first `heavyRows` rows of each window (default 32 on 4): the sink token carries massive activations in
-   * some layers, and an error there drifts through all later ones.
+   * Weight of the first `heavyRows` rows of each window (default 4 rows, and 32 for each 1024 tokens of the window, at least
+   * 1): the sink token carries massive activations in some layers, and an error there drifts through all later ones.
    */
   readonly heavyRows?: number;
   readonly heavyWeight?: number;
@@ -49,8 +49,9 @@ export interface Refit {
 
 /** Starts at layer 0 with the embeddings of the calibration's windows. Errors: a layer out of order. */
 export async function openRefit(model: Model, calibration: Calibration, options: RefitOptions): Promise<Refit> {
-  const { windows: count = 8, damping = 0.03, heavyRows = 4, heavyWeight = 32, change = true, gemm, signal } = options;
+  const { windows: count = 8, damping = 0.03, heavyRows = 4, change = true, gemm, signal } = options;
   const { window } = calibration;
+  const heavyWeight = options.heavyWeight ?? Math.max(1, window / 32);
   const windows = calibration.windows.slice(0, count);
   const rowWeights = Float32Array.from({ length: window }, (_, row) => (row < heavyRows ? heavyWeight : 1));
   const source = memoryStore();
@@ -58,7 +59,8 @@ export async function openRefit(model: Model, calibration: Calibration, options:
   // The same embeddings start both streams; neither writes into them.
   const converted = memoryStore();
   for (const at of windows.keys()) await converted.write(at, await source.read(at));
-  const runtimeOptions = options.threads === undefined ? {} : { threads: options.threads };
+  // Operators run for milliseconds: threads that spin between them would only take time from others.
+  const runtimeOptions = { threads: options.threads, spinning: false };
   const eachWindow = async (runtime: Promise<Runtime>, use: (runtime: Runtime, at: number) => Promise<void>): Promise<void> => {
     const open = await runtime;
     try {
