@@ -34,7 +34,7 @@ async function collected(model: Model, calibration: Calibration, options: Collec
 async function inputsOf(model: Model, calibration: Calibration, layer: number): Promise<Float64Array[]> {
   const { hidden } = model.config;
   const table = await model.checkpoint.read(`${model.family.embedding}.weight`);
-  const states = calibration.windows.map((ids) => Float32Array.from(ids.flatMap((id) => [...table.data.subarray(id * hidden, (id + 1) * hidden)])));
+  const states = calibration.windows.map((ids): Float32Array => Float32Array.from(ids.flatMap((id) => [...table.data.subarray(id * hidden, (id + 1) * hidden)])));
   for (let below = 0; below < layer; below++) {
     const runtime = await openRuntime(sourceLayerSubgraph(model, await loadLayerWeights(model, below), below, window, ['next']), { threads: 1 });
     for (const [at, data] of states.entries()) {
