@@ -63,7 +63,8 @@ if __name__ == '__main__':
     write('prose.txt', paragraphs(novel['NORTHANGER ABBEY'][8:]), 60_000)
     write('dialogue.txt', paragraphs(novel['PRIDE AND PREJUDICE'][6:]), 60_000)
     jargon = gzip.open(f'{packages}/usr/share/doc/jargon-text/jargon.txt.gz', 'rt', encoding='utf8').read()
-    write('glossary.txt', paragraphs(jargon[re.search(r'^ A$', jargon, re.M).start():].split('\n')), 60_000)
+    entries = [found.start() for found in re.finditer(r'^ *abbrev$', jargon, re.M)][-1]    # the first is in the contents
+    write('glossary.txt', paragraphs(jargon[entries:].split('\n')), 60_000)
     pages = ['whentouse', 'faq', 'atomiccommit', 'wal', 'isolation', 'queryplanner', 'howtocorrupt']
     write('manual.txt', '\n\n'.join(page(name) for name in pages), 80_000)
     header = open(f'{packages}/usr/include/sqlite3.h', encoding='utf8').read()
