@@ -70,7 +70,7 @@ export async function createTrainer(options: TrainerOptions): Promise<Trainer> {
   const { subgraph, weights, trainable, checkpoints = [], recompute = false } = options;
   const missing = trainable.find((name) => !weights.has(name));
   if (missing !== undefined) throw new RangeError(`createTrainer: trainable must name weights, got ${missing}`);
-  const runtime = await openRuntime(differentiate(subgraph, { loss: 'loss', wrt: trainable, checkpoints, recompute }), options.runtime ?? {});
+  const runtime = await openRuntime(differentiate(subgraph, { loss: 'loss', wrt: trainable, checkpoints, recompute }), { memoryPattern: false, ...options.runtime });
   const optimiser = createAdamW(options.optimiser, options.state);
   const kernel = optimiserKernel();
   return {
