@@ -18,11 +18,12 @@ export default defineConfig(
       'no-self-compare': 'error',
       'no-unsafe-finally': 'error',
       'object-shorthand': 'error',
+      'prefer-const': ['error', { destructuring: 'all' }],
       '@typescript-eslint/consistent-type-imports': ['error', { fixStyle: 'inline-type-imports' }],
       '@typescript-eslint/consistent-type-exports': 'error',
       '@typescript-eslint/switch-exhaustiveness-check': ['error', { considerDefaultExhaustiveForUnions: true }],
       '@typescript-eslint/no-unused-vars': ['error', { ignoreRestSiblings: true, argsIgnorePattern: '^_', varsIgnorePattern: '^_' }],
-      '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true, ignoreVoidOperator: true }],
+      '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true, ignoreVoidReturningFunctions: true }],
 
       // Inner loops over typed arrays: the index is right by construction, and a branch per element costs time.
       '@typescript-eslint/no-non-null-assertion': 'off',

@@ -1,5 +1,5 @@
 /** The arrows of docs/architecture.md: examples, bench, test -> lib -> kernels; one door per package; no circles. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
@@ -73,7 +73,7 @@ function read(path: string): SourceFile {
 }
 
 const folders = ['kernels', 'lib', 'test', 'bench', 'examples'];
-const files = folders.flatMap(filesBelow).map(read);
+const files = folders.filter((folder) => existsSync(join(root, folder))).flatMap(filesBelow).map(read);
 const own = files.filter(({ path }) => !path.startsWith(GENERATED));
 const below = (folder: string): SourceFile[] => files.filter(({ path }) => path.startsWith(`${folder}/`));
 const isOwnPath = (from: string): boolean => folders.some((folder) => from.startsWith(`${folder}/`));

@@ -7,7 +7,6 @@ import { openCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { readSafetensors } from '../lib/checkpoint/safetensors.ts';
 import { adjustedRanks } from '../lib/factor/adjusted-ranks.ts';
 import { factorStrategies, type FactorStrategyName } from '../lib/factor/index.ts';
-import type { FactorStrategy } from '../lib/factor/strategy.ts';
 import { plainGemm as gemm } from '../lib/linalg/gemm.ts';
 import { frobeniusNorm, matrix, subtract } from '../lib/linalg/matrix.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
@@ -19,7 +18,7 @@ import { openSession } from '../lib/session/session.ts';
 import type { LayerStatistics } from '../lib/statistics/layer-statistics.ts';
 import { pairsPerHead, readAttentionLayer, type AttentionLayer } from '../lib/surgery/attention-layer.ts';
 import { buildMlaLayer, type MlaLayer } from '../lib/surgery/build-mla-layer.ts';
-import { jointKvSvd, type JointKvSvdOptions } from '../lib/surgery/joint-kv-svd.ts';
+import { jointKvSvd, type JointKvSvdOptions, type KvFactors } from '../lib/surgery/joint-kv-svd.ts';
 import { rankRopeDims, type RankRopeDimsOptions } from '../lib/surgery/rank-rope-dims.ts';
 import type { RopePlan } from '../lib/surgery/rope-plan.ts';
 import { convertedMoments, statisticsOn, windowsOf } from './support/converted.ts';
@@ -184,7 +183,7 @@ for (const name of ['llama-gqa-tied', 'llama-mha', 'llama-bias', 'mistral-window
     const plan = { strategy: 'high', pairs: 1 } as const;
     const [first] = await attentionOf(source);
     const keyRows = kvHeads * (headDim - 2);
-    const fullRank = (strategy: FactorStrategyName): number => (factorStrategies[strategy] as FactorStrategy).rankRange(keyRows, kvHeads * headDim, hidden)[1];
+    const fullRank = (strategy: FactorStrategyName): number => factorStrategies[strategy].rankRange(keyRows, kvHeads * headDim, hidden)[1];
     const reference = await logitsOf(convertedModel(source, (await layersOf(source, () => ({ plan, factor: { strategy: 'joint', rank: fullRank('joint') } }))).layers), windows);
     for (const strategy of Object.keys(factorStrategies) as FactorStrategyName[]) {
       if (isOurs(strategy)) continue;
@@ -210,8 +209,7 @@ t.test('whitening counts errors on the inputs that occur', async (t) => {
     return sum;
   };
   const all = { rank: 44, gemm, statistics };
-  const whole = await jointKvSvd(attention, plan, { ...all, strategy: 'joint' });
-  const product = async (f: typeof whole) => gemm.multiply(matrix(f.keyUp.shape[0]! + f.valueUp.shape[0]!, f.rank, Float64Array.from([...f.keyUp.data, ...f.valueUp.data])), matrix(f.rank, rows, Float64Array.from(f.down.data)));
+  const product = async (f: KvFactors) => gemm.multiply(matrix(f.keyUp.shape[0]! + f.valueUp.shape[0]!, f.rank, Float64Array.from([...f.keyUp.data, ...f.valueUp.data])), matrix(f.rank, rows, Float64Array.from(f.down.data)));
   const exactly = await jointKvSvd(attention, plan, { ...all, strategy: 'joint', rank: 48 });
   const target = await product(exactly);
   const lost = async (strategy: FactorStrategyName): Promise<{ onInputs: number; plain: number }> => {
