@@ -17,6 +17,8 @@ const doors: Readonly<Record<string, string>> = {
   '@huggingface/tokenizers': 'lib/text/tokenizer.ts',
   '@bufbuild/protobuf': 'lib/graph/onnx.ts',
   'cli-progress': 'lib/progress.ts',
+  vega: 'lib/report/plots.ts',
+  'vega-lite': 'lib/report/plots.ts',
   commander: 'lib/cli.ts',
   fp16: 'lib/float16.ts',
   ndarray: 'lib/tensor.ts',

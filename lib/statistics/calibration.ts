@@ -26,7 +26,12 @@ export interface Calibration {
   /** Token ids, `window` each; texts take turns, so that the first few hold something of every text. */
   readonly windows: readonly (readonly number[])[];
   readonly attentionWindows: number;
+  /** Windows behind those, which nothing is fitted to: for perplexity before and after. None where the texts are used up. */
+  readonly heldOut?: readonly (readonly number[])[];
 }
+
+/** Windows kept aside for perplexity. */
+const HELD_OUT = 2;
 
 /** More characters than a token has on average in any text we know; only so many are tokenised at first. */
 const CHARACTERS_PER_TOKEN = 12;
@@ -41,17 +46,19 @@ export async function calibrationOf(model: Model, tokenizer: Pick<Tokenizer, 'en
   for (const [name, count] of [['windows', windows], ['attentionWindows', attentionWindows]] as const) {
     if (!Number.isInteger(count) || count < 1) throw new RangeError(`calibrationOf: ${name} must be 1 or more, got ${count}`);
   }
-  const share = Math.ceil(windows / texts.length);
+  const wanted = windows + HELD_OUT;
+  const share = Math.ceil(wanted / texts.length);
   const cut = texts.map(({ name, text }) => {
-    const ids = firstTokens(tokenizer, text, windows * window);
+    const ids = firstTokens(tokenizer, text, wanted * window);
     if (ids.length < window) throw new RangeError(`calibrationOf: calibration text ${name} must have at least one window of ${window} tokens, got ${ids.length}`);
     return Array.from({ length: Math.floor(ids.length / window) }, (_, i) => ids.slice(i * window, (i + 1) * window));
   });
   const rounds = Math.max(share, ...cut.map((list) => list.length));
-  const mixed = Array.from({ length: rounds }, (_, round) => cut.flatMap((list) => list.slice(round, round + 1))).flat().slice(0, windows);
+  const all = Array.from({ length: rounds }, (_, round) => cut.flatMap((list) => list.slice(round, round + 1))).flat();
+  const mixed = all.slice(0, windows);
   const used = Math.min(attentionWindows, mixed.length);
   return {
-    window, windows: mixed, attentionWindows: used,
+    window, windows: mixed, attentionWindows: used, heldOut: all.slice(windows, wanted),
     identity: {
       model: await fingerprintOf(model), tokenizer: tokenizer.fingerprint,
       texts: texts.map(({ name, text }) => ({ name, sha256: createHash('sha256').update(text).digest('hex') })),
