@@ -52,7 +52,7 @@ async function main(): Promise<void> {
   const { values } = parseArgs({ options: { model: { type: 'string' }, out: { type: 'string' }, share: { type: 'string', default: '0.3125' } } });
   const share = Number(values.share);
   if (!(share > 0 && share <= 1)) throw new RangeError(`demo: --share must be above 0 and at most 1, got ${values.share}`);
-  const text = readFileSync(packageFile('examples', 'text', 'persuasion.txt'), 'utf8');
+  const text = readFileSync(packageFile('examples', 'text', 'wonderland.txt'), 'utf8');
   const model = await findModel(values.model);
   const directory = values.out ?? packageFile('converted', `${basename(model).replace(/\.gguf$/, '')}-mla-${share}`);
   refuseForeign(directory); // before minutes of work

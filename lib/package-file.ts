@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /**
- * Path of a file that ships with the package, e.g. packageFile('examples', 'text', 'persuasion.txt'): below the nearest
+ * Path of a file that ships with the package, e.g. packageFile('examples', 'text', 'wonderland.txt'): below the nearest
  * package.json, so that it is found from lib/ in a checkout and from dist/lib/ in an installation.
  */
 export function packageFile(...path: readonly string[]): string {

@@ -16,4 +16,4 @@ export async function readText(option: string, path: string): Promise<string> {
 }
 
 /** The text that ships with the package. */
-export const shippedTextPath = (): string => packageFile('examples', 'text', 'persuasion.txt');
+export const shippedTextPath = (): string => packageFile('examples', 'text', 'wonderland.txt');
