@@ -7,6 +7,7 @@ import { resolveBudget, type Budget, type ResolvedBudget } from './budget.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { tensorSources, writeSafetensors, writeShardedSafetensors, type TensorSource } from './checkpoint/write-safetensors.ts';
 import { conversionWarnings } from './conversion-warnings.ts';
+import { chooseOverLayers } from './convert-choices.ts';
 import { convertLayer, layerConfig, mlaTensors, type LayerReport } from './convert-layer.ts';
 import { factorStrategies, type FactorStrategyName } from './factor/index.ts';
 import type { SingularValuePlacement } from './factor/strategy.ts';
@@ -17,6 +18,9 @@ import { rowElements, type MlaConfig, type MlaLayerConfig } from './models/mla-c
 import type { Model } from './models/model.ts';
 import { planStrategies, type PlanStrategyName } from './plan/index.ts';
 import { openRefit } from './refit.ts';
+import { heldOutPerplexity, type HeldOutPerplexity } from './report/held-out.ts';
+import { reportHtml } from './report/report-html.ts';
+import type { FoldSearch } from './search-fold.ts';
 import type { Calibration } from './statistics/calibration.ts';
 import { collectStatistics } from './statistics/collect-statistics.ts';
 import type { LayerStatistics, StatisticsIdentity } from './statistics/layer-statistics.ts';
@@ -26,11 +30,15 @@ export type { LayerReport };
 
 export interface ConvertOptions {
   readonly budget?: Budget | undefined;
-  /** Default 'bank' where there are statistics and heads have no norm, else 'uniform'. */
+  /** Default 'bank' where there are statistics, heads have no norm and the budget counts no pairs, else 'uniform'. */
   readonly plan?: PlanStrategyName | undefined;
   /** Default 'two-sided' where there are statistics and heads have no norm, else 'joint'. */
   readonly factor?: FactorStrategyName | undefined;
   readonly singularValues?: SingularValuePlacement | undefined;
+  /** Neighbouring frequencies taken together by plan 'ro-rope', or 'search' for the fold of least perplexity on the calibration text. */
+  readonly fold?: number | 'search' | undefined;
+  /** Whether factor 'care' allots the ranks of all layers by their spectra, within the same budget. Default false. */
+  readonly adjustRanks?: boolean | undefined;
   /** Groups of KV heads with a latent of their own: same bytes, fewer FLOPs when decoding. A divisor of kvHeads. Default 1. */
   readonly latentGroups?: number | undefined;
   /** Text whose activations guide the conversion: statistics are collected from it, and the refit runs on it. */
@@ -59,6 +67,9 @@ export interface ConversionReport {
   readonly plan: string;
   readonly factor: string;
   readonly budget: string;
+  /** Fold of the plan, where it was given or searched, and what the search saw. */
+  readonly fold: number | null;
+  readonly foldSearch: FoldSearch | null;
   /** What experience says about such a conversion. */
   readonly warnings: readonly string[];
   /** Whose activations guided the conversion; null without text. */
@@ -67,12 +78,14 @@ export interface ConversionReport {
   /** 1 - after / before. */
   readonly reduction: number;
   readonly layers: readonly LayerReport[];
+  /** Of source and conversion, on windows of the calibration text that nothing was fitted to; null where there are none. */
+  readonly perplexity: HeldOutPerplexity | null;
   readonly seconds: number;
 }
 
 /**
  * Converts a source model into `out`: config.json (with the `mla` block), model.safetensors (sharded when large), `files`,
- * conversion.json. One layer is in memory at a time, its statistics and its refit included. The directory appears only
+ * conversion.json, report.html. One layer is in memory at a time, its statistics and its refit included. The directory appears only
  * when it is whole. Errors: a converted model as source, an occupied `out`, strategies that need text and get none,
  * statistics of another model, a budget too small for the strategy, what the four functions refuse, a failed write.
  */
@@ -88,6 +101,7 @@ export async function convert(model: Model, out: string, options: ConvertOptions
   await refuseOccupied(out);
   const start = clock();
   const write: WriteOptions = { signal, writeBytes: options.writeBytes };
+  const chosen = await chooseOverLayers(model, statistics, { plan, factor, budget, latentGroups, fold: options.fold, adjustRanks: options.adjustRanks ?? false, calibration, threads, signal });
   let report: ConversionReport | null = null;
   await writeDirectoryAtomic(out, async (directory) => {
     const layersDirectory = join(directory, '.layers');
@@ -97,8 +111,8 @@ export async function convert(model: Model, out: string, options: ConvertOptions
       const pass = calibration === null ? null : { pass: await openRefit(model, calibration, { gemm, change: refit, threads, signal }), changes: refit };
       for (let layer = 0; layer < model.config.layers; layer++) {
         signal?.throwIfAborted();
-        const known = statistics === null ? null : await statistics(layer);
-        const { mla, report: layerReport } = await convertLayer(model, layer, known, { plan, factor, singularValues, budget, latentGroups, seed, gemm, refit: pass });
+        const known = chosen.statistics === null ? null : await chosen.statistics(layer);
+        const { mla, report: layerReport } = await convertLayer(model, layer, known, { plan, factor, singularValues, budget, latentGroups, fold: chosen.fold, ranks: chosen.ranks?.[layer] ?? null, seed, gemm, refit: pass });
         const file = join(layersDirectory, `${layer}.safetensors`);
         await writeSafetensors(file, tensorSources(mlaTensors(mla)), write);
         layers.push({ file, config: layerConfig(mla), report: layerReport });
@@ -108,7 +122,7 @@ export async function convert(model: Model, out: string, options: ConvertOptions
     const config: MlaConfig = {
       version: 1, scale: model.scale,
       layers: layers.map((layer) => layer.config),
-      plan: { strategy: plan, ...(budget.pairs === null ? {} : { pairs: budget.pairs }), ...(budget.components === null ? {} : { components: budget.components }) },
+      plan: { strategy: plan, ...(budget.pairs === null ? {} : { pairs: budget.pairs }), ...(budget.components === null ? {} : { components: budget.components }), ...(chosen.fold === null ? {} : { fold: chosen.fold }) },
       factor: { strategy: factor, rank: budget.rank, singularValues },
       source: { name: basename(model.path), architecture: model.config.architecture, fingerprint },
     };
@@ -120,14 +134,16 @@ export async function convert(model: Model, out: string, options: ConvertOptions
     for (const [name, text] of Object.entries(options.files ?? {})) await writeFileAtomic(join(directory, name), text, write);
     const before = 2 * model.config.kvHeads * model.config.headDim * model.config.layers;
     const after = layers.reduce((sum, layer) => sum + rowElements(layer.config), 0);
+    await writeFileAtomic(join(directory, 'config.json'), `${JSON.stringify({ ...model.config.raw, mla: config }, null, 1)}\n`, write);
+    const perplexity = await heldOutPerplexity(model, directory, calibration?.heldOut ?? [], { threads, signal });
     report = {
-      source: basename(model.path), plan, factor, budget: budget.reason, warnings: conversionWarnings(model.config, budget, calibration),
+      source: basename(model.path), plan, factor, budget: budget.reason, fold: chosen.fold, foldSearch: chosen.foldSearch, warnings: conversionWarnings(model.config, budget, calibration),
       calibration: calibration === null ? null : { ...calibration.identity, refit },
       cacheElementsPerToken: { before, after }, reduction: 1 - after / before,
-      layers: layers.map((layer) => layer.report), seconds: (clock() - start) / 1000,
+      layers: layers.map((layer) => layer.report), perplexity, seconds: (clock() - start) / 1000,
     };
     await writeFileAtomic(join(directory, 'conversion.json'), `${JSON.stringify(report, null, 1)}\n`, write);
-    await writeFileAtomic(join(directory, 'config.json'), `${JSON.stringify({ ...model.config.raw, mla: config }, null, 1)}\n`, write);
+    await writeFileAtomic(join(directory, 'report.html'), await reportHtml(report), write);
   }, { signal });
   if (report === null) throw new Error('convert: the directory must have been written');
   return report;
@@ -144,7 +160,9 @@ function wholeGroups(budget: ResolvedBudget, kvHeads: number, groups: number): R
 /** What is asked for, or what fits: ours where there are statistics, the paper's without them and where heads have norms. */
 function strategiesFor(model: Model, known: boolean, options: ConvertOptions): { plan: PlanStrategyName; factor: FactorStrategyName } {
   const ours = known && model.family.layer(0).queryNorm === null;
-  const { plan = ours ? 'bank' : 'uniform', factor = ours ? 'two-sided' : 'joint' } = options;
+  // Who counts pairs wants pairs kept, who counts components wants them combined.
+  const combines = options.budget?.components !== undefined || (ours && options.budget?.pairs === undefined);
+  const { plan = combines ? 'bank' : 'uniform', factor = ours ? 'two-sided' : 'joint' } = options;
   const needy = [planStrategies[plan].needsStatistics ? [`plan ${plan}`] : [], factorStrategies[factor].needsStatistics ? [`factor ${factor}`] : []].flat();
   if (needy.length > 0 && !known) throw new TypeError(`convert: strategy needs calibration text or statistics, got none for ${needy.join(' and ')}`);
   return { plan, factor };

@@ -256,8 +256,8 @@ t.test('the refit lowers the error of every layer', async (t) => {
   const model = await openModel(zooPath('llama-gqa-tied'));
   const calibration = await calibrationFor(model, 40);
   await withDirectory(async (directory) => {
-    for (const rank of [7, 23]) {
-      const fitted = await convert(model, join(directory, `fitted-${rank}`), { calibration, threads: 1, budget: { components: 3, rank } });
+    for (const [rank, latentGroups] of [[7, 1], [23, 1], [14, 2]] as const) {
+      const fitted = await convert(model, join(directory, `fitted-${rank}`), { calibration, threads: 1, latentGroups, budget: { components: 3, rank } });
       for (const { layer, outputError, outputErrorBeforeRefit } of fitted.layers) {
         t.ok(outputError !== null && outputErrorBeforeRefit !== null && outputError < outputErrorBeforeRefit, `layer ${layer} with rank ${rank}: ${outputErrorBeforeRefit} -> ${outputError}`);
       }
@@ -327,8 +327,9 @@ t.test('conversion with text refuses what does not fit, and writes nothing', asy
     await refused(/calibration must be made for this model/, { calibration }, other);
     await refused(/statistics must be of this model/, { statistics: await statisticsOf(model, calibration) }, other);
     await refused(/at least share 0\.0469/, { calibration, budget: { cacheShare: 0.01 } });
-    await refused(/takes components, got pairs 2/, { calibration, budget: { pairs: 2 } });
+    await refused(/takes components, got pairs 2/, { calibration, plan: 'bank', budget: { pairs: 2 } });
     await refused(/rank must be 1\.\.48 for layer 0, got 60/, { calibration, budget: { rank: 60, components: 3 } });
     t.notOk(existsSync(out), 'nothing is written');
+    t.equal((await convert(model, out, { calibration, refit: false, budget: { pairs: 2 } })).plan, 'uniform', 'who counts pairs gets pairs');
   });
 });

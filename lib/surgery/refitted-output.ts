@@ -13,12 +13,13 @@ function withParts({ subgraph: _replaced, cacheElementsPerToken, ...parts }: Mla
 const float32 = (shape: readonly number[], data: Float64Array | Float32Array): HostTensor<'float32'> => ({ dtype: 'float32', shape, data: Float32Array.from(data) });
 
 /**
- * The same function spelled so that o_proj reads the attended latent itself: values are the latent's R channels, and
- * o_proj of head h becomes W_o,h valueUp_g. Gives a regression on o_proj all directions it may use, evenly scaled.
- * Where R exceeds the width of a value nothing is gained, and the layer comes back as it is.
+ * The same function spelled so that o_proj reads the attended latent itself: values are the channels of the latent that the
+ * head reads, and o_proj of head h becomes W_o,h valueUp_g. Gives a regression on o_proj all directions it may use, evenly
+ * scaled. Where there are more channels than a value is wide nothing is gained, and the layer comes back as it is.
  */
 export function valuesFromLatent(mla: MlaLayer): MlaLayer {
-  const { rank, heads, kvHeads, valueWidth, hidden, weights } = mla;
+  const { heads, kvHeads, valueWidth, hidden, weights } = mla;
+  const rank = mla.rank / mla.latentGroups; // channels that one head reads
   if (rank > valueWidth) return mla;
   const identity = new Float32Array(kvHeads * valueWidth * rank);
   for (let group = 0; group < kvHeads; group++) for (let r = 0; r < rank; r++) identity[(group * valueWidth + r) * rank + r] = 1;
