@@ -191,6 +191,8 @@ t.test('conversion guided by text', async (t) => {
   t.match(best.layers, [{ outputError: Number }, { outputError: Number }, { outputError: Number }]);
   const again = await json(...out('again'), '--calibration', text, '--calibration-tokens', '640', '--cache-share', '0.25', '--statistics', statistics);
   t.same(again.layers, best.layers, 'saved statistics give the same conversion');
+  const shipped = await json(...out('shipped'), '--calibration-tokens', '320');
+  t.match(shipped, { plan: 'bank', factor: 'two-sided', calibration: { tokens: 320, refit: true } }, 'without any option, by the text that ships with the package');
   const verified = await json('verify', join(work, 'best'), '--against', model, '--text', text);
   t.ok(number(verified.absorbedVsExpanded) < 2e-4 && number(verified.cachedVsUncached) < 2e-4);
 });
