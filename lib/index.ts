@@ -74,8 +74,6 @@ export { openRuntime } from './graph/runtime.ts';
 export type { Runtime, RuntimeOptions } from './graph/runtime.ts';
 export { benchmarkSubgraph, runSubgraph } from './graph/run.ts';
 export type { Benchmark, BenchmarkOptions, RunOptions } from './graph/run.ts';
-export { differentiate, gradientOf } from './autodiff/differentiate.ts';
-export type { DifferentiateOptions } from './autodiff/differentiate.ts';
 export { runPasses } from './passes/pass.ts';
 export type { Pass } from './passes/pass.ts';
 export { quantiseWeights } from './passes/quantise-weights.ts';
@@ -83,8 +81,24 @@ export type { QuantiseOptions } from './passes/quantise-weights.ts';
 export { quantiseDynamic } from './passes/quantise-dynamic.ts';
 export type { DynamicOptions } from './passes/quantise-dynamic.ts';
 export type { QuantisedSubgraph, QuantisedWeight, WeightInfo } from './passes/weight-report.ts';
+export { weightFormats, weightPasses } from './passes/weight-formats.ts';
+export type { WeightFormat, WeightFormatName } from './passes/weight-formats.ts';
 export { eager, toEager } from './eager.ts';
 export type { EagerTensor } from './eager.ts';
+
+// Training: gradients are subgraphs too.
+export { differentiate, gradientOf } from './autodiff/differentiate.ts';
+export type { DifferentiateOptions } from './autodiff/differentiate.ts';
+export { createTrainer, trainStep } from './train/trainer.ts';
+export type { Feeds, Trainer, TrainerOptions, TrainStep, Update, Weights } from './train/trainer.ts';
+export { createAdamW } from './train/adamw.ts';
+export type { AdamW, AdamWOptions, AdamWState } from './train/adamw.ts';
+export { learningRateFactor, schedules } from './train/schedule.ts';
+export type { Schedule, ScheduleName, ScheduleOptions } from './train/schedule.ts';
+export { trainableNames, trainableSets } from './train/trainable.ts';
+export type { TrainableName, TrainableSet } from './train/trainable.ts';
+export { nextTokenSubgraph, regressionSubgraph, teacherSubgraph } from './train/training-graph.ts';
+export type { RegressionOptions, SequenceShape } from './train/training-graph.ts';
 
 // Host tensors.
 export { byteLength, fromNdarray, tensor, toDType, toFloat32, toFloat64, toNdarray, zeros } from './tensor.ts';

@@ -6,14 +6,15 @@ import * as library from '../lib/index.ts';
 
 const values = [
   'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrationOf', 'collectStatistics',
-  'compose', 'convert', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration', 'fromModel', 'fromNdarray',
-  'generate', 'gradientOf', 'inferShapes', 'isHubId', 'jointKvSvd', 'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime',
-  'openSafetensors', 'openSession', 'openStatistics', 'openTokenizer', 'packageFile', 'perplexity', 'planStrategies', 'printSubgraph',
-  'prune', 'quantiseDynamic', 'quantiseWeights', 'rankRopeDims', 'readAttentionLayer', 'readConfig', 'readModel', 'readSafetensors',
-  'record', 'relayModel', 'renamePorts', 'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan', 'runPasses', 'runSubgraph',
-  'sampleToken', 'samplingCandidates', 'seededRandom', 'startProgress', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32',
-  'toFloat64', 'toModel', 'toNdarray', 'verifyAgainstLogits', 'verifyAgainstModel', 'writeModel', 'writeSafetensors',
-  'writeShardedSafetensors', 'zeros',
+  'compose', 'convert', 'createAdamW', 'createTrainer', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration',
+  'fromModel', 'fromNdarray', 'generate', 'gradientOf', 'inferShapes', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'nextTokenSubgraph',
+  'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSession', 'openStatistics', 'openTokenizer',
+  'packageFile', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic', 'quantiseWeights', 'rankRopeDims',
+  'readAttentionLayer', 'readConfig', 'readModel', 'readSafetensors', 'record', 'regressionSubgraph', 'relayModel', 'renamePorts',
+  'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates',
+  'schedules', 'seededRandom', 'startProgress', 'teacherSubgraph', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32',
+  'toFloat64', 'toModel', 'toNdarray', 'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel',
+  'weightFormats', 'weightPasses', 'writeModel', 'writeSafetensors', 'writeShardedSafetensors', 'zeros',
 ];
 
 t.test('the values of the library', (t) => {

@@ -9,6 +9,7 @@ export interface WeightFormat {
   readonly passes: readonly Pass[];
 }
 
+/** The formats by name, each with the passes that bring weights into it. */
 export const weightFormats = {
   f32: { summary: 'as the model has them', passes: [] },
   int8: { summary: '8 bits, a scale per 64 weights', passes: [(subgraph) => quantiseWeights(subgraph, { bits: 8 })] },
