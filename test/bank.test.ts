@@ -25,7 +25,7 @@ import { rankRopeDims } from '../lib/surgery/rank-rope-dims.ts';
 import { valuesFromLatent } from '../lib/surgery/refitted-output.ts';
 import type { RopePlan } from '../lib/surgery/rope-plan.ts';
 import { generator } from './support/readings.ts';
-import { readGolden, withDirectory, zooPath } from './support/tiny.ts';
+import { readGolden, tinyLayer, withDirectory, zooPath } from './support/tiny.ts';
 
 const window = 29;
 /** Float32 through three layers, as agreed for conversions at full rank. */
@@ -176,6 +176,38 @@ for (const name of ['llama-gqa-tied', 'qwen2']) {
     t.throws(() => rankRopeDims(attention, { strategy: 'bank', components: 2, statistics: { ...statistics, layer: 0 } }), /must be those of layer 1, got layer 0/);
   });
 }
+
+/** Random statistics that fit a layer: second moments of correlated normal numbers. */
+function madeUpStatistics({ layer, hidden, heads, kvHeads, headDim }: AttentionLayer): LayerStatistics {
+  const random = generator(17);
+  const moment = (n: number, samples: number): Matrix => {
+    const rows = Array.from({ length: samples }, () => {
+      const shared = random() - 0.5;
+      return Float64Array.from({ length: n }, () => random() - 0.5 + 2 * shared);
+    });
+    return matrix(n, n, Float64Array.from({ length: n * n }, (_, at) => rows.reduce((sum, row) => sum + (row[Math.floor(at / n)] ?? NaN) * (row[at % n] ?? NaN), 0) / samples));
+  };
+  const positive = (n: number): Float64Array => Float64Array.from({ length: n }, () => 0.5 + random());
+  const length = 19;
+  return {
+    layer, identity: { model: 'm', tokenizer: 't', texts: [], tokens: 1, attentionTokens: 1, window: length },
+    secondMoment: moment(hidden, 40), mean: new Float64Array(hidden), queryPairNorms: positive((heads * headDim) / 2), keyPairNorms: positive((kvHeads * headDim) / 2),
+    queryMoments: matrix(heads * headDim, headDim, Float64Array.from(Array.from({ length: heads }, () => [...moment(headDim, 30).data]).flat())), keyMoment: moment(kvHeads * headDim, 200),
+    distances: matrix(heads, length, Float64Array.from({ length: heads * length }, () => 1 / length)), outputSensitivity: positive(heads), meanAttended: matrix(heads, hidden, positive(heads * hidden)),
+  };
+}
+
+t.test('many KV heads: segments work with the leading directions of each frequency', (t) => {
+  const attention = tinyLayer({ heads: 22, kvHeads: 11, headDim: 10 });
+  const statistics = madeUpStatistics(attention);
+  const few = rankRopeDims(attention, { strategy: 'bank', components: 11, statistics });
+  const saved = savedBy(few, attention, statistics);
+  t.ok(saved > savedBy(rankRopeDims(attention, { strategy: 'high', pairs: 1, statistics }), attention, statistics));
+  t.equal(few.nopeElements[0]?.length, 10, 'all pairs leave something');
+  const all = rankRopeDims(attention, { strategy: 'bank', components: 55, statistics });
+  t.equal(all.nopeElements[0]?.length, 0, 'all components leave nothing');
+  t.end();
+});
 
 const multiply = (a: Matrix, b: Matrix): Promise<Matrix> => plainGemm.multiply(a, b);
 

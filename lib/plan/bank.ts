@@ -4,13 +4,14 @@
  * components carry its energy. NoPE is the segment of frequency 0. Frequencies, segments and components are chosen by
  * the score error expected on calibration text; the rotation that is lost on average is folded into the queries.
  */
-import { matrix, zeros, type Matrix } from '../linalg/matrix.ts';
-import { hermitianEighSmall, type ComplexMatrix } from '../linalg/hermitian-eigh.ts';
+import type { ComplexMatrix, HermitianEigen } from '../linalg/hermitian-eigh.ts';
+import { zeros, type Matrix } from '../linalg/matrix.ts';
 import type { LayerStatistics } from '../statistics/layer-statistics.ts';
 import { pairsPerHead, type AttentionLayer } from '../surgery/attention-layer.ts';
 import type { PairTerm, PlanChoice, RopeComponent } from '../surgery/rope-plan.ts';
 import { chooseSegments, type SegmentGains } from './frequency-segments.ts';
 import { meanRotations } from './mean-rotation.ts';
+import { rowsOf, segmentComponents } from './segment-components.ts';
 import { anyComponents, required, type PlanStrategy } from './strategy.ts';
 
 /** Frequencies in one segment at most: 4 lose a little, more than 8 gain nothing. */
@@ -58,9 +59,10 @@ function bankPlan(attention: AttentionLayer, statistics: LayerStatistics, count:
   const pairs = pairsPerHead(attention);
   const energies = energiesOf(attention, statistics);
   const most = Math.max(MOST_PER_SEGMENT, Math.ceil(count / pairs));
+  const componentsIn = segmentComponents(energies.keys, energies.weights, attention.kvHeads, pairs);
   const segments: Segment[] = [];
   for (let from = 0; from < pairs; from++) {
-    for (let to = from + 1; to <= Math.min(from + LONGEST_SEGMENT, pairs); to++) segments.push(segmentOf(energies, from, to, most));
+    for (let to = from + 1; to <= Math.min(from + LONGEST_SEGMENT, pairs); to++) segments.push(segmentOf(energies, componentsIn(from, to), from, to, most));
   }
   const chosen = chooseSegments(segments, pairs, count);
   const components = chosen.flatMap(({ segment, components: kept }) => {
@@ -129,29 +131,19 @@ function complexMoment({ data, cols }: Matrix, heads: number, pairs: number): Co
   return { real, imaginary };
 }
 
-/** Index (g, f) of every row of a segment's matrices, KV head by KV head. */
-const indicesOf = ({ kvHeads, pairs }: Energies, from: number, to: number): number[] =>
-  Array.from({ length: kvHeads * (to - from) }, (_, i) => Math.floor(i / (to - from)) * pairs + from + (i % (to - from)));
-
-function segmentOf(energies: Energies, from: number, to: number, most: number): Segment {
-  const { keys, weights, still, error, candidates } = energies;
-  const indices = indicesOf(energies, from, to);
-  const n = indices.length;
-  const weighted = (part: Matrix): Matrix => matrix(n, n, Float64Array.from({ length: n * n }, (_, at) => {
-    const [a, b] = [indices[Math.floor(at / n)]!, indices[at % n]!];
-    return Math.sqrt(weights[a]! * weights[b]!) * part.data[a * part.cols + b]!;
-  }));
-  const { values, vectors } = hermitianEighSmall({ real: weighted(keys.real), imaginary: weighted(keys.imaginary) });
+function segmentOf({ kvHeads, pairs, still, error, candidates }: Energies, { values, vectors }: HermitianEigen, from: number, to: number, most: number): Segment {
+  const indices = rowsOf(kvHeads, pairs, from, to);
+  const n = values.length; // components
   // energy of component c at (g, f)
   const energy = (row: number, column: number): number =>
     Math.max(values[column]!, 0) * (vectors.real.data[row * n + column]! ** 2 + vectors.imaginary.data[row * n + column]! ** 2);
-  const shares = Float64Array.from({ length: n * n }, (_, at) => energy(Math.floor(at / n), at % n));
+  const shares = Float64Array.from({ length: indices.length * n }, (_, at) => energy(Math.floor(at / n), at % n));
   const gains = [0];
   const choices: { frequency: number; columns: readonly number[] }[] = [{ frequency: 0, columns: [] }];
   for (let c = 2 * from; c <= 2 * (to - 1); c++) {
     const gainOf = Float64Array.from({ length: n }, (_, column) => {
       let gain = 0;
-      for (let row = 0; row < n; row++) gain += shares[row * n + column]! * (still[indices[row]!]! - error(indices[row]!, c));
+      for (let row = 0; row < indices.length; row++) gain += shares[row * n + column]! * (still[indices[row]!]! - error(indices[row]!, c));
       return gain;
     });
     const order = Array.from(gainOf.keys()).sort((a, b) => gainOf[b]! - gainOf[a]!).slice(0, most);
@@ -171,11 +163,11 @@ function segmentOf(energies: Energies, from: number, to: number, most: number): 
 function componentsOf(attention: AttentionLayer, { distances }: LayerStatistics, energies: Energies, { from, to, vectors }: Segment, { frequency, columns }: Segment['choices'][number]): RopeComponent[] {
   const { heads, kvHeads, frequencies } = attention;
   const { pairs, weights } = energies;
-  const indices = indicesOf(energies, from, to);
+  const indices = rowsOf(kvHeads, pairs, from, to);
   const perGroup = heads / kvHeads;
   const turned = Array.from({ length: to - from }, (_, i) => meanRotations(distances, frequencies[from + i]! - frequency));
   return columns.map((column) => {
-    const u = (row: number) => ({ re: vectors.real.data[row * indices.length + column]!, im: vectors.imaginary.data[row * indices.length + column]! });
+    const u = (row: number) => ({ re: vectors.real.data[row * vectors.real.cols + column]!, im: vectors.imaginary.data[row * vectors.real.cols + column]! });
     const terms = (f: (row: number, index: number) => { re: number; im: number }): PairTerm[] =>
       indices.map((index, row) => ({ head: Math.floor(index / pairs), pair: index % pairs, ...f(row, index) }));
     const back = terms((row, index) => ({ re: u(row).re / Math.sqrt(weights[index]!), im: u(row).im / Math.sqrt(weights[index]!) }));
