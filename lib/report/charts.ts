@@ -17,6 +17,9 @@ export interface Chart {
   readonly points: readonly Point[];
 }
 
+/** Singular values below this share of the largest are rounding and would only stretch the axis. */
+const ROUNDING = 1e-7;
+
 /** The charts that a conversion has numbers for. */
 export function chartsOf({ layers }: ConversionReport): Chart[] {
   const perLayer = (series: string, of: (layer: ConversionReport['layers'][number]) => number | null): Point[] =>
@@ -35,7 +38,7 @@ export function chartsOf({ layers }: ConversionReport): Chart[] {
     { title: 'Energy of keys and values that the latent keeps', kind: 'bar', xTitle: 'layer', yTitle: 'share', logarithmic: false, points: perLayer('kept', ({ energyKept }) => energyKept) },
     {
       title: 'Singular values, relative to the largest', kind: 'line', xTitle: 'index', yTitle: 'relative to the largest', logarithmic: true,
-      points: layers.flatMap(({ layer, spectrum }) => spectrum.flatMap((value, x): Point[] => (value > 0 && spectrum[0] !== undefined ? [{ x, y: value / spectrum[0], series: `layer ${layer}` }] : []))),
+      points: layers.flatMap(({ layer, spectrum }) => spectrum.flatMap((value, x): Point[] => (value > ROUNDING * (spectrum[0] ?? NaN) ? [{ x, y: value / (spectrum[0] ?? NaN), series: `layer ${layer}` }] : []))),
     },
     {
       title: 'Frequencies that keep rotating', kind: 'point', xTitle: 'layer', yTitle: 'radians per token', logarithmic: true,

@@ -11,7 +11,7 @@ function specification({ title, kind, xTitle, yTitle, logarithmic, points }: Cha
   const colour = series.size === 1 ? { value: '#2b6cb0' }
     : { field: 'series', type: 'nominal' as const, title: null, sort: [...series], ...(series.size > MANY ? { legend: null, scale: { scheme: 'viridis' as const } } : {}) };
   return {
-    title, width: 560, height: 260, background: 'white',
+    title, width: 560, height: 260, background: 'white', config: { legend: { labelLimit: 300 } },
     data: { values: points.map((point) => ({ ...point })) },
     mark: kind === 'line' ? { type: 'line', strokeWidth: series.size > MANY ? 0.8 : 1.6 } : kind === 'bar' ? { type: 'bar' } : { type: 'point', filled: true, size: 16 },
     encoding: {
