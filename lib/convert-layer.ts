@@ -1,6 +1,7 @@
 /** One layer of a conversion, through the four functions and the refit. */
 import type { HostTensor } from '../kernels/emit.ts';
 import type { ResolvedBudget } from './budget.ts';
+import type { LayerRanks } from './convert-choices.ts';
 import type { FactorStrategyName } from './factor/index.ts';
 import type { SingularValuePlacement } from './factor/strategy.ts';
 import type { Gemm } from './linalg/gemm.ts';
@@ -12,7 +13,7 @@ import type { LayerStatistics } from './statistics/layer-statistics.ts';
 import { readAttentionLayer } from './surgery/attention-layer.ts';
 import { buildMlaLayer, type MlaLayer } from './surgery/build-mla-layer.ts';
 import { jointKvSvd } from './surgery/joint-kv-svd.ts';
-import { rankRopeDims } from './surgery/rank-rope-dims.ts';
+import { rankRopeDims, type RankRopeDimsOptions } from './surgery/rank-rope-dims.ts';
 
 export interface LayerReport {
   readonly layer: number;
@@ -39,19 +40,30 @@ export interface LayerPlan {
   readonly singularValues: SingularValuePlacement;
   readonly budget: ResolvedBudget;
   readonly latentGroups: number;
+  /** For a plan that takes one; null leaves it to the plan. */
+  readonly fold: number | null;
+  /** Of this layer, where they differ from the budget's. */
+  readonly ranks: LayerRanks | null;
   readonly seed: number;
   readonly gemm: Gemm;
   /** Null without calibration text. With `changes` false it only measures. */
   readonly refit: { readonly pass: Refit; readonly changes: boolean } | null;
 }
 
+/** What rankRopeDims takes of a budget, a fold and statistics. */
+export const planOptions = (plan: PlanStrategyName, { pairs, components }: ResolvedBudget, fold: number | null, statistics: LayerStatistics | null): RankRopeDimsOptions => ({
+  strategy: plan, ...(pairs === null ? {} : { pairs }), ...(components === null ? {} : { components }), ...(fold === null ? {} : { fold }), ...(statistics === null ? {} : { statistics }),
+});
+
 /** Reads, converts and, with text, refits layer `layer`. Errors: what the four functions refuse. */
 export async function convertLayer(model: Model, layer: number, statistics: LayerStatistics | null, options: LayerPlan): Promise<{ mla: MlaLayer; report: LayerReport }> {
-  const { budget: { pairs, components, rank }, latentGroups, gemm, seed, singularValues, refit } = options;
+  const { budget, latentGroups, gemm, seed, singularValues, fold, ranks, refit } = options;
+  const { pairs } = budget;
+  const rank = ranks?.rank ?? budget.rank;
   const attention = await readAttentionLayer(model, layer);
   const known = statistics === null ? {} : { statistics };
-  const plan = rankRopeDims(attention, { strategy: options.plan, ...(pairs === null ? {} : { pairs }), ...(components === null ? {} : { components }), ...known });
-  const factors = await jointKvSvd(attention, plan, { strategy: options.factor, singularValues, rank, latentGroups, gemm, seed, ...known });
+  const plan = rankRopeDims(attention, planOptions(options.plan, budget, fold, statistics));
+  const factors = await jointKvSvd(attention, plan, { strategy: options.factor, singularValues, rank, ...(ranks === null ? {} : { keyRank: ranks.keyRank }), latentGroups, gemm, seed, ...known });
   const built = buildMlaLayer(attention, plan, factors);
   const fitted = refit === null ? null : await refit.pass.next(built);
   return {

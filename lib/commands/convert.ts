@@ -6,10 +6,10 @@ import { placements } from '../factor/strategy.ts';
 import { planStrategies } from '../plan/index.ts';
 import { relayModel, type RelayReport } from '../released/relay.ts';
 import { calibrationFor, checkCalibration } from './calibrate.ts';
-import { defineCommand, modelArgument, UsageError } from './command.ts';
+import { defineCommand, modelArgument, UsageError, type OptionSpec } from './command.ts';
 import { openNamedModel } from './model-path.ts';
 import {
-  cacheOption, calibrationOption, choice, flagOf, namesOf, off, pairTableOption, realNumber, refuseTogether, requiredText, text, threadsOption, wholeNumber,
+  cacheOption, calibrationOption, choice, flag, flagOf, namesOf, off, pairTableOption, realNumber, refuseTogether, requiredText, text, threadsOption, wholeNumber,
 } from './options.ts';
 import { sideFiles } from './side-files.ts';
 import { grouped, percent, table } from './table.ts';
@@ -34,8 +34,20 @@ function conversionText(report: ConversionReport, out: string): string {
 const relayText = (report: RelayReport, out: string): string =>
   [`${report.released} checkpoint written in our layout, its function unchanged`, savings(report), `written to ${out}`].join('\n');
 
+/** A number of frequencies, or 'search', or undefined. */
+const foldOption: OptionSpec<number | 'search' | undefined> = {
+  flags: '--fold <N|search>',
+  help: "neighbouring frequencies taken together, for rope ro-rope; search takes the fold of least perplexity on the calibration text",
+  read(raw) {
+    if (raw === undefined || raw === 'search') return raw;
+    const fold = typeof raw === 'string' ? Number(raw) : NaN;
+    if (!Number.isSafeInteger(fold) || fold < 1) throw new UsageError(`--fold must be a whole number of 1 or more, or search, got ${JSON.stringify(raw)}`);
+    return fold;
+  },
+};
+
 /** Options that say how to convert; a checkpoint that is latent attention already takes none. */
-const choices = ['cacheShare', 'bytesPerToken', 'rope', 'pairs', 'components', 'factor', 'rank', 'singularValues', 'calibration', 'calibrationTokens', 'statistics'] as const;
+const choices = ['cacheShare', 'bytesPerToken', 'rope', 'pairs', 'components', 'fold', 'factor', 'rank', 'adjustRanks', 'singularValues', 'calibration', 'calibrationTokens', 'statistics'] as const;
 
 /** `convert MODEL --out DIR`: a source model to a directory with latent attention; another format's checkpoint re-laid. */
 export const convertModel = defineCommand({
@@ -50,8 +62,10 @@ export const convertModel = defineCommand({
     rope: choice('--rope <NAME>', 'what keeps rotating (default: by calibration text or not)', namesOf(planStrategies), undefined),
     pairs: wholeNumber('--pairs <N>', 'RoPE pairs that keep rotating per KV head, for the strategies that choose pairs', { least: 1 }),
     components: wholeNumber('--components <N>', 'rotating components of a layer, for the strategies that combine pairs', { least: 1 }),
+    fold: foldOption,
     factor: choice('--factor <NAME>', 'how keys and values are factorised (default: by calibration text or not)', namesOf(factorStrategies), undefined),
     rank: wholeNumber('--rank <R>', 'width of the latent of a layer, instead of a share or bytes', { least: 1 }),
+    adjustRanks: flag('--adjust-ranks', "with factor care: allot the layers' ranks by their spectra, within the same budget"),
     singularValues: choice('--singular-values <SIDE>', 'which factor carries the singular values', namesOf(placements), undefined),
     calibration: calibrationOption,
     calibrationTokens: wholeNumber('--calibration-tokens <N>', 'tokens of the calibration text to use at most (default 32 windows of 1024)', { least: 2 }),
@@ -63,7 +77,7 @@ export const convertModel = defineCommand({
   },
   async run(name, values, io) {
     const { out, rope: plan, factor, singularValues, calibration: files, calibrationTokens: tokens, statistics, refit, seed, threads, pairTable } = values;
-    const { cacheShare, bytesPerToken, pairs, components, rank, cache } = values;
+    const { cacheShare, bytesPerToken, pairs, components, fold, rank, adjustRanks, cache } = values;
     refuseTogether(values, 'cacheShare', 'bytesPerToken', 'rank');
     refuseTogether(values, 'pairs', 'components');
     if (statistics !== undefined && files === false) throw new UsageError('--statistics and --no-calibration exclude each other, got both');
@@ -86,7 +100,7 @@ export const convertModel = defineCommand({
     const calibration = tokenizer === null || model.mla !== null ? undefined : await calibrationFor(model, tokenizer, { files, tokens });
     const report = await withProgress('converting', 'layers', io, (onProgress) => convert(model, out, {
       budget: { cacheShare, bytesPerToken, cache, pairs, components, rank },
-      plan, factor, singularValues, calibration, statisticsDirectory: statistics, refit: refit && calibration !== undefined, seed, threads, files: sides, onProgress,
+      plan, fold, factor, adjustRanks, singularValues, calibration, statisticsDirectory: statistics, refit: refit && calibration !== undefined, seed, threads, files: sides, onProgress,
       clock: io.clock,
       signal: io.signal,
     }));

@@ -25,7 +25,7 @@ const schema = z.object({
   scale: z.number().positive(),
   layers: z.array(layerSchema),
   /** Pairs per KV head, or components of a layer: what the strategy counts in. */
-  plan: z.object({ strategy: z.string(), pairs: z.int().nonnegative().optional(), components: z.int().positive().optional() }),
+  plan: z.object({ strategy: z.string(), pairs: z.int().nonnegative().optional(), components: z.int().positive().optional(), fold: z.int().positive().optional() }),
   factor: z.object({ strategy: z.string(), rank: z.int().positive(), singularValues: z.string() }),
   /** What was converted, so that two artefacts can be told apart. */
   source: z.object({ name: z.string(), architecture: z.string(), fingerprint: z.string() }),

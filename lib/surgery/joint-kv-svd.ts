@@ -70,15 +70,14 @@ export interface KvFactors {
  * Source: Ji et al. 2025 (MHA2MLA), section 3.2.
  */
 export async function jointKvSvd(attention: AttentionLayer, plan: RopePlan, options: JointKvSvdOptions): Promise<KvFactors> {
-  const { layer, kvHeads, headDim, hidden } = attention;
+  const { layer, kvHeads, hidden } = attention;
   const { strategy = 'joint', singularValues = 'up', seed = 0, statistics = null, latentGroups = 1 } = options;
   const rank = options.rank ?? options.rankPerHead * kvHeads;
   if (!isFactorStrategyName(strategy)) throw new RangeError(`jointKvSvd: strategy must be one of ${Object.keys(factorStrategies).join(', ')}, got ${String(strategy)}`);
   if (!Object.hasOwn(placements, singularValues)) throw new RangeError(`jointKvSvd: singularValues must be one of ${Object.keys(placements).join(', ')}, got ${String(singularValues)}`);
   if (plan.layer !== layer) throw new RangeError(`jointKvSvd: plan must be that of layer ${layer}, got layer ${plan.layer}`);
   const remainder = remainderOf(attention, plan);
-  const { keyNope, nopeWidth } = remainder;
-  const value = asMatrix({ weight: Float64Array.from(attention.value.weight.data), rows: kvHeads * headDim, cols: hidden });
+  const { keyNope, value, nopeWidth } = remainder;
   const row: FactorStrategy = factorStrategies[strategy];
   if (row.needsStatistics && statistics === null) throw new TypeError(`jointKvSvd: strategy ${strategy} needs statistics of calibration text for layer ${layer}, got none`);
   if (statistics !== null) checkStatistics('jointKvSvd', attention, statistics);
@@ -87,7 +86,7 @@ export async function jointKvSvd(attention: AttentionLayer, plan: RopePlan, opti
   if (least === undefined || most === undefined || !Number.isInteger(rank) || rank < least || rank > most) throw new RangeError(`jointKvSvd: rank must be ${least}..${most} for layer ${layer}, got ${rank}`);
   if (rank % latentGroups !== 0) throw new RangeError(`jointKvSvd: rank must be a multiple of the ${latentGroups} latent groups of layer ${layer}, got ${rank}`);
   const keyRank = keyRankOf(row, strategy, layer, { rank, asked: options.keyRank, keyRows: keyNope.rows, valueRows: value.rows, hidden });
-  const factor = (gemm: Gemm): Promise<MeasuredFactors> => measuredFactors(factorInGroups(row, { attention, plan, statistics, ...remainder, value, rank, keyRank, singularValues, gemm, seed }, latentGroups), latentGroups, keyNope, value, gemm);
+  const factor = (gemm: Gemm): Promise<MeasuredFactors> => measuredFactors(factorInGroups(row, { attention, plan, statistics, ...remainder, rank, keyRank, singularValues, gemm, seed }, latentGroups), latentGroups, keyNope, value, gemm);
   const { factors, keyError, valueError, energyKept } = options.gemm === undefined ? await withGemm(factor) : await factor(options.gemm);
   const down = rounded(factors.down);
   const [keyUp, valueUp] = [rounded(factors.keyUp), rounded(factors.valueUp)];
@@ -109,14 +108,15 @@ function keyRankOf(row: FactorStrategy, strategy: string, layer: number, { rank,
   return asked;
 }
 
-/** What a plan leaves without rotation of W_k and, folded, of W_q: per head only those elements that are not zero. */
-function remainderOf(attention: AttentionLayer, plan: RopePlan): Pick<FactorInput, 'keyNope' | 'keyNopeBias' | 'queryNope' | 'queryNopeBias'> & { nopeWidth: number } {
+/** What a plan leaves without rotation of W_k and, folded, of W_q: per head only those elements that are not zero; and W_v. */
+export function remainderOf(attention: AttentionLayer, plan: RopePlan): Pick<FactorInput, 'keyNope' | 'keyNopeBias' | 'queryNope' | 'queryNopeBias' | 'value'> & { nopeWidth: number } {
   const { headDim, heads, kvHeads } = attention;
   const rows = plannedRows(attention, plan);
   const keys = selectRows(rows.keyNope, plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element)));
   const queries = selectRows(rows.queryNope, queryElements(plan, { heads, kvHeads, headDim }));
   return {
     keyNope: asMatrix(keys), keyNopeBias: keys.bias ?? new Float64Array(keys.rows), queryNope: asMatrix(queries), queryNopeBias: queries.bias ?? new Float64Array(queries.rows),
+    value: asMatrix({ weight: Float64Array.from(attention.value.weight.data), rows: kvHeads * headDim, cols: attention.hidden }),
     nopeWidth: plan.nopeElements[0]?.length ?? 0,
   };
 }
