@@ -27,9 +27,9 @@ export interface AdamW {
   readonly state: AdamWState;
   /**
    * Changes `weights` in place. `gradients` are sums over `micro` batches. Returns the norm of the mean gradient before
-   * clipping. Errors, before anything is changed: a gradient that is not finite, by name.
+   * clipping and the weight with the largest one. Errors, before anything is changed: a gradient that is not finite, by name.
    */
-  update(weights: ReadonlyMap<string, HostTensor<'float32'>>, gradients: ReadonlyMap<string, Float32Array>, micro: number, learningRate: number): number;
+  update(weights: ReadonlyMap<string, HostTensor<'float32'>>, gradients: ReadonlyMap<string, Float32Array>, micro: number, learningRate: number): { readonly norm: number; readonly largest: string };
 }
 
 /** Norm of each gradient by name, of the mean over `micro` batches. */
@@ -69,7 +69,7 @@ export function createAdamW(options: AdamWOptions = {}, state: AdamWState = { st
           },
         );
       }
-      return norm;
+      return { norm, largest: [...norms].reduce((a, b) => (b[1] > a[1] ? b : a), ['', -1])[0] };
     },
   };
 }

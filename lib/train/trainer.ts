@@ -54,6 +54,8 @@ export interface Update {
   readonly loss: number;
   /** Norm of the gradient before clipping. */
   readonly gradientNorm: number;
+  /** The weight with the largest gradient norm. */
+  readonly largest: string;
 }
 
 export interface Trainer {
@@ -88,9 +90,9 @@ export async function createTrainer(options: TrainerOptions): Promise<Trainer> {
       }
       loss /= batches.length;
       if (!Number.isFinite(loss)) throw new RangeError(`Trainer.update: loss must be finite, got ${loss}`);
-      const gradientNorm = optimiser.update(weights, gradients, batches.length, learningRate);
+      const { norm: gradientNorm, largest } = optimiser.update(weights, gradients, batches.length, learningRate);
       freeMemory(gradients.values());
-      return { step: optimiser.state.step, loss, gradientNorm };
+      return { step: optimiser.state.step, loss, gradientNorm, largest };
     },
     close: () => runtime.release(),
   };

@@ -1,0 +1,243 @@
+/** A whole training run: batches, updates, evaluations, saves, and a model directory at the end. */
+import { appendFile, mkdir, readFile, rm, truncate } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { refuseOccupied, writeFileAtomic } from '../atomic-write.ts';
+import { writeSafetensors } from '../checkpoint/write-safetensors.ts';
+import type { RuntimeOptions } from '../graph/runtime.ts';
+import { fingerprintOf } from '../models/fingerprint.ts';
+import type { Model } from '../models/model.ts';
+import { relativeRates, type AdamWOptions } from './adamw.ts';
+import { curveSvg } from './curve.ts';
+import { openEvaluation } from './evaluation.ts';
+import { loadWeights, losses, type LossName, type Objective } from './objective.ts';
+import { checkRecipe, findSave, loadSave, writeSave, type Recipe, type Saved } from './save.ts';
+import { learningRateFactor, type ScheduleName } from './schedule.ts';
+import { openSequences, type WeightedSource } from './sequences.ts';
+import { parseMetrics } from './metrics.ts';
+import { trainableNames, type TrainableName } from './trainable.ts';
+import { createTrainer, type Feeds, type Trainer } from './trainer.ts';
+import { explodes, firstBadState, watchLoss, type LossWatch } from './watch.ts';
+
+export interface TrainOptions {
+  readonly data: readonly WeightedSource[];
+  /** Updates. */
+  readonly steps: number;
+  readonly sequenceLength: number;
+  /** Sequences per run of the graph. Default 1. */
+  readonly batch?: number;
+  /** Runs of the graph per update. Default 1. */
+  readonly accumulate?: number;
+  /** Default 'next-token', or 'teacher' where there is one. */
+  readonly loss?: LossName;
+  readonly teacher?: Model | null;
+  /** Default 'all'. */
+  readonly train?: TrainableName;
+  /** Peak. Default 3e-4, relative 1e-3. */
+  readonly learningRate?: number;
+  /** Take the learning rate relative to the root mean square of each weight at the start. Default false. */
+  readonly relativeRates?: boolean;
+  /** Default 'warmup-stable-decay'. */
+  readonly schedule?: ScheduleName;
+  /** Default a fiftieth of the steps, at least 1. */
+  readonly warmupSteps?: number;
+  readonly optimiser?: Omit<AdamWOptions, 'rateFactors'>;
+  /** Tokens of a text kept aside: its next-token loss is measured at the start, at every save and at the end. */
+  readonly evaluation?: WeightedSource['source'] | null;
+  /** Sequences of it at most. Default 8. */
+  readonly evaluationSequences?: number;
+  /** Updates between saves. Default: only at the end. */
+  readonly saveEvery?: number;
+  /** Go on from the last save in the directory, if there is one. */
+  readonly resume?: boolean;
+  /** Keep only hidden states and compute layers again on the way back: a third more work, much less memory. Default false. */
+  readonly recompute?: boolean;
+  /** Default 0. */
+  readonly seed?: number;
+  readonly runtime?: RuntimeOptions;
+  /** Files to put beside the weights, by name: the tokenizer's. */
+  readonly files?: Readonly<Record<string, string>>;
+  readonly onUpdate?: (progress: TrainProgress) => void;
+  readonly signal?: AbortSignal;
+  /** Milliseconds; default performance.now. */
+  readonly clock?: () => number;
+}
+
+export interface TrainProgress {
+  readonly step: number;
+  readonly steps: number;
+  readonly loss: number;
+  readonly learningRate: number;
+  readonly gradientNorm: number;
+  /** Over this process's updates, evaluations and saves included. */
+  readonly tokensPerSecond: number;
+  readonly secondsLeft: number;
+}
+
+export interface TrainResult {
+  readonly steps: number;
+  readonly tokens: number;
+  /** Moving mean at the end. */
+  readonly loss: number;
+  /** Mean nats of the evaluation text before and after; null without one. */
+  readonly evaluation: { readonly before: number; readonly after: number } | null;
+  readonly tokensPerSecond: number;
+  readonly seconds: number;
+}
+
+/** Where a run keeps its saves, metrics.jsonl and curve.svg. */
+export const trainingDirectory = (out: string): string => join(out, 'training');
+
+/**
+ * Trains `model` into the directory `out`, which becomes a model directory (config.json last) when the run is finished.
+ * Until then training/ in it holds metrics.jsonl, curve.svg and the newest save; a run that was killed at any moment
+ * goes on from there with `resume`, and the weights are those of a run that was not. (The same number of threads is
+ * needed for that: sums are split among threads.)
+ *
+ * Errors: an occupied `out` without `resume`, a save of another recipe, wrong data; `train: step 12: loss must be finite...`
+ * with the layer and the last save when the loss is not a number or explodes.
+ */
+export async function train(model: Model, out: string, options: TrainOptions): Promise<TrainResult> {
+  const settings = withDefaults(options);
+  const { steps, batch, accumulate, sequenceLength, teacher, signal, clock, runtime } = settings;
+  const directory = trainingDirectory(out), metricsFile = join(directory, 'metrics.jsonl');
+  const recipe = await recipeOf(model, settings);
+  const saved = options.resume === true ? await findSave(directory) : null;
+  if (options.resume === true) refuseFinished(out);
+  else await refuseOccupied(out);
+  if (saved !== null) checkRecipe(saved.state.recipe, recipe, saved.path);
+  const sequences = openSequences(settings.data, { sequenceLength, batch, seed: settings.seed });
+
+  const start = await loadWeights(model);
+  const trainable = trainableNames(model, start.keys(), settings.train);
+  const rateFactors = settings.relativeRates ? relativeRates(new Map([...start].filter(([name]) => trainable.includes(name)))) : {};
+  const { weights, optimiser: state } = saved === null ? { weights: start, optimiser: undefined } : await loadSave(saved, start, trainable);
+  const objective = await losses[settings.loss].open({ model, weights, teacher, sequenceLength, batch, runtime });
+  const trainer = await createTrainer({
+    subgraph: objective.subgraph, checkpoints: objective.checkpoints, recompute: settings.recompute, weights, trainable, state, runtime, optimiser: { ...settings.optimiser, rateFactors },
+  });
+  const evaluation = settings.evaluation === null ? null : await openEvaluation(model, weights, settings.evaluation, { sequenceLength, sequences: settings.evaluationSequences, runtime });
+  try {
+    await mkdir(directory, { recursive: true });
+    await keepMetrics(metricsFile, saved);
+    sequences.skip((saved?.state.step ?? 0) * accumulate);
+    let watch: LossWatch = { smoothed: saved?.state.smoothed ?? null, lowest: saved?.state.lowest ?? null };
+    let lastSave = saved?.path ?? null;
+    const begin = clock(), first = saved?.state.step ?? 0;
+    const note = (line: Readonly<Record<string, number>>): Promise<void> => appendFile(metricsFile, `${JSON.stringify(line)}\n`);
+    const measure = async (step: number): Promise<void> => {
+      if (evaluation !== null) await note({ step, evaluation: await evaluation.loss() });
+    };
+    if (first === 0) await measure(0);
+    for (let step = first; step < steps; step++) {
+      signal?.throwIfAborted();
+      const feeds: Feeds[] = [];
+      for (let i = 0; i < accumulate; i++) feeds.push(await objective.feeds(await sequences.next(), trainer.weights));
+      const learningRate = settings.learningRate * learningRateFactor(step, settings);
+      const update = await guarded(trainer, objective, feeds, learningRate, { step: step + 1, lastSave, watch, runtime });
+      watch = watchLoss(watch, update.loss);
+      await note({ step: step + 1, loss: update.loss, gradientNorm: update.gradientNorm, learningRate });
+      const seconds = Math.max(1e-6, clock() - begin) / 1000;
+      settings.onUpdate?.({
+        step: step + 1, steps, loss: update.loss, learningRate, gradientNorm: update.gradientNorm,
+        tokensPerSecond: ((step + 1 - first) * settings.tokensPerStep) / seconds, secondsLeft: (seconds / (step + 1 - first)) * (steps - step - 1),
+      });
+      if ((step + 1) % settings.saveEvery !== 0 && step + 1 !== steps) continue;
+      await measure(step + 1);
+      const metrics = await readFile(metricsFile);
+      lastSave = await writeSave(directory, { version: 1, step: step + 1, recipe, metricsBytes: metrics.length, ...watch }, trainer.weights, trainable, trainer.state);
+      await drawCurve(directory, metrics.toString('utf8'), settings.loss);
+    }
+    await writeModelDirectory(model, out, trainer, settings.files);
+    const evaluations = parseMetrics(await readFile(metricsFile, 'utf8')).evaluations;
+    const [before, after] = [evaluations[0], evaluations.at(-1)];
+    if (lastSave !== null) await rm(lastSave, { recursive: true, force: true });
+    const seconds = Math.max(1e-6, clock() - begin) / 1000;
+    return {
+      steps, tokens: steps * settings.tokensPerStep, loss: watch.smoothed ?? NaN,
+      evaluation: before === undefined || after === undefined ? null : { before: before.loss, after: after.loss },
+      tokensPerSecond: ((steps - first) * settings.tokensPerStep) / seconds, seconds,
+    };
+  } finally {
+    await evaluation?.close();
+    await trainer.close();
+    await objective.close();
+  }
+}
+
+type Settings = ReturnType<typeof withDefaults>;
+
+function withDefaults(options: TrainOptions) {
+  const { steps, sequenceLength, batch = 1, accumulate = 1, teacher = null, relativeRates: relative = false, seed = 0 } = options;
+  for (const [name, value] of Object.entries({ steps, sequenceLength, batch, accumulate, saveEvery: options.saveEvery ?? 1, evaluationSequences: options.evaluationSequences ?? 1 })) {
+    if (!Number.isInteger(value) || value < 1) throw new RangeError(`train: ${name} must be a whole number of 1 or more, got ${value}`);
+  }
+  const loss: LossName = options.loss ?? (teacher === null ? 'next-token' : 'teacher');
+  if (losses[loss].needsTeacher && teacher === null) throw new TypeError(`train: loss ${loss} needs a teacher, got none`);
+  const learningRate = options.learningRate ?? (relative ? 1e-3 : 3e-4);
+  if (!(learningRate > 0 && Number.isFinite(learningRate))) throw new RangeError(`train: learningRate must be positive, got ${learningRate}`);
+  return {
+    data: options.data, steps, sequenceLength, batch, accumulate, teacher, loss, seed, learningRate, relativeRates: relative, tokensPerStep: batch * accumulate * sequenceLength,
+    train: options.train ?? 'all' as const, schedule: options.schedule ?? 'warmup-stable-decay' as const, warmupSteps: options.warmupSteps ?? Math.max(1, Math.round(steps / 50)),
+    optimiser: options.optimiser ?? {}, evaluation: options.evaluation ?? null, evaluationSequences: options.evaluationSequences ?? 8, saveEvery: options.saveEvery ?? steps,
+    recompute: options.recompute ?? false, runtime: options.runtime ?? {}, files: options.files ?? {}, onUpdate: options.onUpdate, signal: options.signal, clock: options.clock ?? (() => performance.now()),
+  };
+}
+
+async function recipeOf(model: Model, settings: Settings): Promise<Recipe> {
+  const { betas = [0.9, 0.95], epsilon = 1e-8, weightDecay = 0.1, clipNorm = 1 } = settings.optimiser;
+  const { steps, sequenceLength, batch, accumulate, loss, train: which, learningRate, relativeRates: relative, schedule, warmupSteps, seed, recompute } = settings;
+  return {
+    model: await fingerprintOf(model), teacher: settings.teacher === null ? null : await fingerprintOf(settings.teacher),
+    data: settings.data.map(({ source, weight }) => `${source.name} (${source.length} tokens, weight ${weight ?? 'by length'})`).join(', '),
+    steps, sequenceLength, batch, accumulate, loss, train: which, learningRate, relativeRates: String(relative), schedule, warmupSteps, seed, recompute: String(recompute),
+    betas: betas.join(), epsilon, weightDecay, clipNorm,
+  };
+}
+
+function refuseFinished(out: string): void {
+  if (existsSync(join(out, 'config.json'))) throw new Error(`train: a run to resume must not be finished, but ${out} holds config.json`);
+}
+
+/** metrics.jsonl as it was at the save: what a killed run wrote after it is written again. */
+async function keepMetrics(path: string, saved: Saved | null): Promise<void> {
+  if (saved === null || !existsSync(path)) await writeFileAtomic(path, '');
+  else await truncate(path, saved.state.metricsBytes);
+}
+
+interface Situation {
+  readonly step: number;
+  readonly lastSave: string | null;
+  readonly watch: LossWatch;
+  readonly runtime: RuntimeOptions;
+}
+
+/** One update; a loss that is not a number or explodes stops the run, with the layer and the last save. */
+async function guarded(trainer: Trainer, objective: Objective, feeds: readonly Feeds[], learningRate: number, { step, lastSave, watch, runtime }: Situation) {
+  const stop = (rule: string, where: string): never => {
+    throw new Error(`train: step ${step}: ${rule}; first seen in ${where}; last good save: ${lastSave ?? 'none'}`);
+  };
+  const update = await trainer.update(feeds, learningRate).catch(async (error: unknown) => {
+    if (!(error instanceof RangeError)) throw error;
+    for (const some of feeds) {
+      const where = await firstBadState(objective, trainer.weights, some, runtime);
+      if (where !== null) return stop(error.message, where);
+    }
+    return stop(error.message, 'the way back');
+  });
+  if (explodes(watch, update.loss)) stop(`loss must not explode, got ${update.loss} after a lowest mean of ${watch.lowest}`, `the gradient of ${update.largest}, the largest`);
+  return update;
+}
+
+async function drawCurve(directory: string, metrics: string, loss: LossName): Promise<void> {
+  const { updates, evaluations } = parseMetrics(metrics);
+  await writeFileAtomic(join(directory, 'curve.svg'), curveSvg(`loss: ${losses[loss].what}`, updates, loss === 'next-token' ? evaluations : []));
+}
+
+/** The trained model beside training/: weights first, config.json last, so that a directory without it is not finished. */
+async function writeModelDirectory(model: Model, out: string, { weights }: Trainer, files: Readonly<Record<string, string>>): Promise<void> {
+  const sources = [...weights].map(([name, tensor]) => ({ name, dtype: tensor.dtype, shape: tensor.shape, read: () => tensor }));
+  await writeSafetensors(join(out, 'model.safetensors'), sources);
+  for (const [name, text] of Object.entries(files)) await writeFileAtomic(join(out, name), text);
+  await writeFileAtomic(join(out, 'config.json'), `${JSON.stringify(model.config.raw, null, 1)}\n`);
+}
