@@ -55,23 +55,26 @@ export function constantProduct(edges: Edges, node: Node): ConstantProduct | nul
   return { x, weight: { ...behind, transposed }, inputs: transposed ? columns : rows, outputs: transposed ? rows : columns, bias: op === 'Gemm' ? bias : '' };
 }
 
-/** The elements of a constant as float32, read from its file where it is stored. Errors: the file ends too early. */
-export function constantValues(constant: Constant): HostTensor<'float32'> {
-  if (!isStored(constant)) return toFloat32(constant);
+/** A constant in memory: read from its file where it is stored. Errors: the file ends too early. */
+export function readConstant(constant: Constant): HostTensor {
+  if (!isStored(constant)) return constant;
   const { path, offset, bytes } = constant.file;
   const into = new Uint8Array(bytes);
   const file = openSync(path, 'r');
   try {
     for (let done = 0; done < bytes;) {
       const read = readSync(file, into, done, Math.min(bytes - done, 2 ** 30), offset + done);
-      if (read === 0) throw new Error(`constantValues: ${path} ends at byte ${offset + done}, but ${bytes} bytes at ${offset} were declared`);
+      if (read === 0) throw new Error(`readConstant: ${path} ends at byte ${offset + done}, but ${bytes} bytes at ${offset} were declared`);
       done += read;
     }
   } finally {
     closeSync(file);
   }
-  return toFloat32(tensorFromBytes(constant.dtype, constant.shape, into));
+  return tensorFromBytes(constant.dtype, constant.shape, into);
 }
+
+/** The elements of a constant as float32. */
+export const constantValues = (constant: Constant): HostTensor<'float32'> => toFloat32(readConstant(constant));
 
 /** The Add of a constant bias right behind a product, when nothing else reads the product. */
 export function addedBias(edges: Edges, product: Node, outputs: number): { node: Node; bias: string } | null {
