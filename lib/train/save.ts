@@ -69,6 +69,8 @@ export async function loadSave({ path, state }: Saved, weights: Weights, trainab
 /** Saves, then removes older saves: at every moment the newest whole one is there. Returns its path. */
 export async function writeSave(directory: string, state: SaveState, weights: Weights, trainable: readonly string[], optimiser: AdamWState): Promise<string> {
   await mkdir(directory, { recursive: true });
+  // What a killed run left half-written.
+  for (const name of await readdir(directory)) if (/^\.step-.*\.partial-/.test(name)) await rm(join(directory, name), { recursive: true, force: true });
   const older = await savedSteps(directory);
   const path = join(directory, saveName(state.step));
   const row = (kind: string, name: string, data: Float32Array | undefined): [string, HostTensor][] => {

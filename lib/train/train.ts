@@ -1,5 +1,5 @@
 /** A whole training run: batches, updates, evaluations, saves, and a model directory at the end. */
-import { appendFile, mkdir, readFile, rm, truncate } from 'node:fs/promises';
+import { appendFile, mkdir, readFile, rm, stat, truncate } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { refuseOccupied, writeFileAtomic } from '../atomic-write.ts';
@@ -202,7 +202,7 @@ function refuseFinished(out: string): void {
 /** metrics.jsonl as it was at the save: what a killed run wrote after it is written again. */
 async function keepMetrics(path: string, saved: Saved | null): Promise<void> {
   if (saved === null || !existsSync(path)) await writeFileAtomic(path, '');
-  else await truncate(path, saved.state.metricsBytes);
+  else await truncate(path, Math.min(saved.state.metricsBytes, (await stat(path)).size));
 }
 
 interface Situation {
@@ -239,5 +239,5 @@ async function writeModelDirectory(model: Model, out: string, { weights }: Train
   const sources = [...weights].map(([name, tensor]) => ({ name, dtype: tensor.dtype, shape: tensor.shape, read: () => tensor }));
   await writeSafetensors(join(out, 'model.safetensors'), sources);
   for (const [name, text] of Object.entries(files)) await writeFileAtomic(join(out, name), text);
-  await writeFileAtomic(join(out, 'config.json'), `${JSON.stringify(model.config.raw, null, 1)}\n`);
+  await writeFileAtomic(join(out, 'config.json'), `${JSON.stringify(model.mla === null ? model.config.raw : { ...model.config.raw, mla: model.mla }, null, 1)}\n`);
 }
