@@ -1,7 +1,9 @@
 /** The published strategies: what the original code computes, exactness where nothing is left out, and refusals. */
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
 import fc from 'fast-check';
+import { convert, type ConvertOptions } from '../lib/convert.ts';
 import { convertedModel } from '../lib/converted-model.ts';
 import { openCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { readSafetensors } from '../lib/checkpoint/safetensors.ts';
@@ -9,6 +11,7 @@ import { adjustedRanks } from '../lib/factor/adjusted-ranks.ts';
 import { factorStrategies, type FactorStrategyName } from '../lib/factor/index.ts';
 import { plainGemm as gemm } from '../lib/linalg/gemm.ts';
 import { frobeniusNorm, matrix, subtract } from '../lib/linalg/matrix.ts';
+import { fingerprintOf } from '../lib/models/fingerprint.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
 import { planStrategies, type PlanStrategyName } from '../lib/plan/index.ts';
 import type { PlanStrategy } from '../lib/plan/strategy.ts';
@@ -23,7 +26,7 @@ import { rankRopeDims, type RankRopeDimsOptions } from '../lib/surgery/rank-rope
 import type { RopePlan } from '../lib/surgery/rope-plan.ts';
 import { convertedMoments, statisticsOn, windowsOf } from './support/converted.ts';
 import { generator } from './support/readings.ts';
-import { tinyLayer, zooPath } from './support/tiny.ts';
+import { tinyLayer, withDirectory, zooPath } from './support/tiny.ts';
 
 const converterPath = (name: string): string => new URL(`data/converters/${name}`, import.meta.url).pathname;
 const sourcePath = (name: string): string => (name === 'sq-gqa-tied' ? converterPath('source-sq-gqa-tied') : zooPath(name));
@@ -299,6 +302,30 @@ t.test('where no key is left, strategies still serve values', async (t) => {
     t.equal(factors.keyError, 0, strategy);
     t.equal(factors.valueUp.shape.join(), `42,${rank}`);
   }
+});
+
+t.test('convert searches a fold and adjusts ranks over all layers', async (t) => {
+  const source = await openModel(zooPath('llama-gqa-tied'));
+  const windows = calibrationWindows(source.config.vocab);
+  const window = 19;
+  const identity = { model: await fingerprintOf(source), tokenizer: 'none', texts: [], tokens: windows.length * window, attentionTokens: 3 * window, window };
+  const calibration = { identity, window, windows, attentionWindows: 3 };
+  await withDirectory(async (directory) => {
+    const report = await convert(source, join(directory, 'searched'), { plan: 'ro-rope', fold: 'search', factor: 'care', adjustRanks: true, budget: { components: 4, rank: 13 }, calibration, refit: false, threads: 1 });
+    t.equal(report.fold, report.foldSearch?.fold);
+    const ranks = report.layers.map(({ rank }) => rank);
+    t.equal(ranks.reduce((a, b) => a + b, 0), 3 * 13, 'ranks differ, their sum does not');
+    const converted = await openModel(join(directory, 'searched'));
+    t.same(converted.mla?.layers.map(({ rank }) => rank), ranks);
+    t.equal(converted.mla?.plan.fold, report.fold);
+    const ids = windows.slice(0, 1);
+    t.ok(worst(await logitsOf(converted, ids), await logitsOf(converted, ids, true)) < exactTolerance, 'and the model runs in both forms');
+    const refused = (options: ConvertOptions, error: RegExp) => t.rejects(convert(source, join(directory, 'refused'), { calibration, refit: false, threads: 1, ...options }), error);
+    await refused({ plan: 'uniform', fold: 2, factor: 'joint' }, /plan uniform takes no fold, got 2/);
+    await refused({ plan: 'uniform', factor: 'split', adjustRanks: true }, /ranks are adjusted for factor care, got split/);
+    await refused({ plan: 'uniform', factor: 'care', adjustRanks: true, latentGroups: 2 }, /ranks are adjusted for one latent per layer, got 2 groups/);
+    t.same(await readdir(directory), ['searched'], 'nothing else is written');
+  });
 });
 
 t.test('CARE: adjusted ranks spend the budget where a spectrum falls slowly', (t) => {
