@@ -1,0 +1,374 @@
+/** Passes against float64 references of what their operators compute, and against the graphs they rewrite. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import t from 'tap';
+import { rmsNorm, swiglu } from '../kernels/index.ts';
+import { allConstants } from '../lib/graph/constants.ts';
+import { inferShapes } from '../lib/graph/infer.ts';
+import { record, type Recorder, type Value } from '../lib/graph/record.ts';
+import { runSubgraph } from '../lib/graph/run.ts';
+import type { Constant, Dim, HostTensor, Subgraph } from '../lib/graph/subgraph.ts';
+import { openModel } from '../lib/models/model.ts';
+import { dequantiseBlocks, quantiseBlocks, type Bits } from '../lib/passes/block-codes.ts';
+import { blockRoundings, type BlockRoundingName } from '../lib/passes/block-rounding.ts';
+import { dequantiseColumns, quantiseColumns } from '../lib/passes/column-codes.ts';
+import { fuseTransposedWeights } from '../lib/passes/fuse-transposed-weights.ts';
+import { mergeProjections } from '../lib/passes/merge-projections.ts';
+import { edgesOf, replaceNodes, runPasses, type Pass } from '../lib/passes/pass.ts';
+import { quantiseDynamic } from '../lib/passes/quantise-dynamic.ts';
+import { fittingBlockSize, quantiseWeights } from '../lib/passes/quantise-weights.ts';
+import { fuseSkipNorms } from '../lib/passes/skip-norm.ts';
+import { weightFormats, weightPasses } from '../lib/passes/weight-formats.ts';
+import { normals, seededRandom } from '../lib/random.ts';
+import { openSession } from '../lib/session/session.ts';
+import { tensor, tensorBytes, toDType } from '../lib/tensor.ts';
+import { zooPath } from './support/tiny.ts';
+
+const roundingNames = Object.keys(blockRoundings) as BlockRoundingName[];
+const draw = (seed: number, shape: readonly number[], scale = 1): HostTensor<'float32'> =>
+  tensor('float32', shape, Float32Array.from(normals(seededRandom(seed), shape.reduce((a, b) => a * b, 1)), (v) => v * scale));
+const floats = (x: HostTensor | undefined): Float32Array => {
+  if (x?.dtype !== 'float32') throw new TypeError(`expected float32, got ${x?.dtype}`);
+  return x.data;
+};
+const ops = (g: Subgraph): string[] => g.nodes.map((node) => node.op);
+const count = (g: Subgraph, op: string): number => ops(g).filter((name) => name === op).length;
+
+/** ||a - b|| / ||b||. */
+function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let gap = 0, whole = 0;
+  for (let i = 0; i < b.length; i++) {
+    gap += (a[i]! - b[i]!) ** 2;
+    whole += b[i]! ** 2;
+  }
+  return a.length === b.length ? Math.sqrt(gap / (whole || 1)) : Infinity;
+}
+
+/** x [rows, K] times W^T, W [N, K], in float64. */
+function times(x: ArrayLike<number>, w: ArrayLike<number>, inputs: number, outputs: number): Float64Array {
+  const rows = x.length / inputs;
+  return Float64Array.from({ length: rows * outputs }, (_, at) => {
+    const row = Math.floor(at / outputs), output = at % outputs;
+    let sum = 0;
+    for (let k = 0; k < inputs; k++) sum += x[row * inputs + k]! * w[output * inputs + k]!;
+    return sum;
+  });
+}
+
+/** What accuracy_level 4 does to inputs: 8 bits around 0 per block of K. */
+function roundedInputs(x: ArrayLike<number>, inputs: number, blockSize: number): Float64Array {
+  const out = new Float64Array(x.length);
+  for (let row = 0; row < x.length; row += inputs) {
+    for (let from = 0; from < inputs; from += blockSize) {
+      const to = Math.min(from + blockSize, inputs);
+      let extreme = 0;
+      for (let k = from; k < to; k++) extreme = Math.max(extreme, Math.abs(x[row + k]!));
+      const step = extreme / 127;
+      for (let k = from; k < to; k++) out[row + k] = step === 0 ? 0 : Math.round(x[row + k]! / step) * step;
+    }
+  }
+  return out;
+}
+
+const linear = (g: Recorder, x: Value, weight: Value): Value => g.einsum('bsi,oi->bso', x, weight);
+
+/** y = x W^T (+ bias): the weight as it is in checkpoints. */
+const layer = (weight: Constant, bias: Constant | null = null, tokens: Dim = 's'): Subgraph =>
+  record('layer', { x: { dtype: 'float32', shape: [1, tokens, weight.shape[1]!] } }, (g, { x }) => {
+    const y = linear(g, x, g.parameter('weight', weight));
+    return { y: bias === null ? y : g.add(y, g.parameter('bias', bias)) };
+  });
+
+const run = async (g: Subgraph, x: HostTensor): Promise<Float32Array> => floats((await runSubgraph(g, { x }, { threads: 1 })).y);
+
+t.test('block codes: what they stand for', (t) => {
+  for (const rounding of roundingNames) {
+    for (const bits of [4, 8] as const) {
+      const w = draw(3, [29, 61]), codes = quantiseBlocks(w.data, 29, 61, false, { bits, blockSize: 16, rounding });
+      const back = dequantiseBlocks(codes);
+      t.equal(codes.codes.length, (29 * 64 * bits) / 8);
+      t.equal(codes.zeros === null, rounding.endsWith('-symmetric'));
+      t.ok(Math.abs(distance(back, w.data) - codes.relativeError) < 1e-9, 'the error is that of the codes');
+      // Steps of a block are at most its range over the codes; clipping by the search costs a little more at the ends.
+      const worst = Math.max(...back.map((v, i) => Math.abs(v - w.data[i]!)));
+      t.ok(worst < 3.5 * 2 ** -bits * 4, `${rounding} ${bits}: ${worst}`);
+      const turned = Float32Array.from({ length: 61 * 29 }, (_, i) => w.data[(i % 29) * 61 + Math.floor(i / 29)]!);
+      const other = quantiseBlocks(turned, 29, 61, true, { bits, blockSize: 16, rounding });
+      t.ok(Buffer.compare(other.codes, codes.codes) === 0 && distance(other.scales, codes.scales) === 0, 'a transposed matrix gives the same codes');
+    }
+  }
+  const error = (rounding: BlockRoundingName, importance?: ArrayLike<number>) => {
+    const w = draw(7, [31, 128]), codes = quantiseBlocks(w.data, 31, 128, false, { bits: 4, blockSize: 64, rounding, ...(importance === undefined ? {} : { importance }) });
+    return dequantiseBlocks(codes).reduce((sum, v, i) => sum + (importance?.[i % 128] ?? 1) * (v - w.data[i]!) ** 2, 0);
+  };
+  t.ok(error('search-symmetric') < 0.98 * error('nearest-symmetric'), 'search finds a smaller error');
+  t.ok(error('search-asymmetric') < 0.98 * error('nearest-asymmetric'));
+  const importance = Float64Array.from({ length: 128 }, (_, i) => (i % 11 === 0 ? 50 : 1));
+  const w = draw(7, [31, 128]);
+  const weighed = quantiseBlocks(w.data, 31, 128, false, { bits: 4, blockSize: 64, rounding: 'search-asymmetric' });
+  const unweighed = dequantiseBlocks(weighed).reduce((sum, v, i) => sum + importance[i % 128]! * (v - w.data[i]!) ** 2, 0);
+  t.ok(error('search-asymmetric', importance) < unweighed, 'importance steers the search');
+  t.throws(() => quantiseBlocks(Float32Array.of(1, NaN, 3), 1, 3, false, { bits: 4, blockSize: 16, rounding: 'nearest-symmetric' }), /must be finite/);
+  t.throws(() => quantiseBlocks(Float32Array.of(1, Infinity), 1, 2, false, { bits: 8, blockSize: 16, rounding: 'search-asymmetric' }), /must be finite/);
+  t.throws(() => quantiseBlocks(Float32Array.of(1), 1, 2, false, { bits: 8, blockSize: 16, rounding: 'search-asymmetric' }), /must be \[1, 2\], got 1 numbers/);
+  t.throws(() => quantiseBlocks(Float32Array.of(1, 2), 1, 2, false, { bits: 8, blockSize: 16, rounding: 'nearest-symmetric', importance: [1, -1] }), /importance must be finite and not negative, got -1 for input 1/);
+  t.throws(() => quantiseBlocks(Float32Array.of(1, 2), 1, 2, false, { bits: 8, blockSize: 16, rounding: 'nearest-symmetric', importance: [1] }), /importance must have 2 numbers, got 1/);
+  t.same(dequantiseBlocks(quantiseBlocks(new Float32Array(34), 2, 17, false, { bits: 4, blockSize: 16, rounding: 'nearest-asymmetric' })), new Float64Array(34), 'zeros stay zeros');
+  t.end();
+});
+
+t.test('block codes: a matrix that lies on the grid comes back', (t) => {
+  fc.assert(fc.property(fc.constantFrom<Bits>(4, 8), fc.constantFrom(...roundingNames), fc.integer({ min: -9, max: 9 }), fc.integer(), (bits, rounding, exponent, seed) => {
+    const top = 2 ** bits - 1, random = seededRandom(seed >>> 0), zero = rounding.endsWith('-symmetric') ? (top + 1) / 2 : random.integer(top + 1);
+    // Code 0 in every block pins a symmetric scale; both ends pin an asymmetric one.
+    const w = Float32Array.from({ length: 3 * 32 }, (_, i) => ((i % 16 === 0 ? 0 : i % 16 === 1 ? top : random.integer(top + 1)) - zero) * 2 ** exponent);
+    const codes = quantiseBlocks(w, 3, 32, false, { bits, blockSize: 16, rounding });
+    return distance(dequantiseBlocks(codes), w) < 1e-6 && codes.relativeError < 1e-6;
+  }), { numRuns: 200 });
+  t.end();
+});
+
+t.test('MatMulNBits computes what the reference says', async (t) => {
+  const inputs = 131, outputs = 37, x = draw(5, [1, 7, inputs]), weight = draw(6, [outputs, inputs], 0.3), bias = draw(8, [outputs]);
+  t.equal(fittingBlockSize(inputs, 64), 16, '64 and 32 would pad 131 by more than an eighth');
+  for (const bits of [4, 8] as const) {
+    for (const rounding of roundingNames) {
+      const g = quantiseWeights(layer(weight, bias), { bits, rounding });
+      t.same(ops(g), ['MatMulNBits'], 'the bias is inside');
+      inferShapes(g);
+      const w = dequantiseBlocks(quantiseBlocks(weight.data, outputs, inputs, false, { bits, blockSize: 16, rounding }));
+      const want = times(roundedInputs(x.data, inputs, 16), w, inputs, outputs).map((v, i) => v + bias.data[i % outputs]!);
+      const got = distance(await run(g, x), want);
+      t.ok(got < 1e-5, `${rounding} ${bits}: ${got}`);
+      t.match(g.quantised, [{ name: 'weight', shape: [37, 131], inputs, outputs, bits, blockSize: 16, bytesBefore: 4 * 37 * 131 }]);
+      t.equal(g.quantised[0]?.bytesAfter, allConstants(g).reduce((sum, c) => sum + (c.shape.length > 1 ? tensorBytesOf(c) : 0), 0));
+    }
+  }
+});
+
+const tensorBytesOf = (c: Constant): number => ('data' in c ? c.data.byteLength : c.file.bytes);
+
+t.test('products in every spelling, and what is left alone', async (t) => {
+  const weight = draw(11, [41, 128]), x = draw(12, [1, 5, 128]);
+  const reference = await run(quantiseWeights(layer(weight), { bits: 8 }), x);
+  const port = { x: { dtype: 'float32', shape: [1, 's', 128] } } as const;
+  const turned = tensor('float32', [128, 41], Float32Array.from({ length: 128 * 41 }, (_, i) => weight.data[(i % 41) * 128 + Math.floor(i / 41)]!));
+  const out = [{ dtype: 'float32', shape: [1, 's', 41] }] as const;
+  const spellings: Record<string, Subgraph> = {
+    straight: record('straight', port, (g, { x }) => ({ y: g.append('MatMul', [x, g.parameter('w', turned)], out)[0]! })),
+    fused: fuseTransposedWeights(layer(weight)),
+    gemm: record('gemm', port, (g, { x }) => {
+      const flat = g.reshape(x, ['s', 128]);
+      const y = g.append('Gemm', [flat, g.parameter('w', weight)], [{ dtype: 'float32', shape: ['s', 41] }], { transB: { kind: 'int', value: 1 } })[0]!;
+      return { y: g.reshape(y, [1, 's', 41]) };
+    }),
+  };
+  for (const [name, g] of Object.entries(spellings)) {
+    const q = quantiseWeights(g, { bits: 8 });
+    t.equal(count(q, 'MatMulNBits'), 1, name);
+    t.same(await run(q, x), reference, name);
+  }
+  const narrow = toDType(weight, 'bfloat16');
+  t.equal(quantiseWeights(layer(narrow), { bits: 8 }).quantised[0]?.bytesBefore, 2 * 41 * 128, 'half-width weights are read through their Cast');
+  const directory = mkdtempSync(join(tmpdir(), 'passes-'));
+  t.teardown(() => rmSync(directory, { recursive: true, force: true }));
+  const path = join(directory, 'weights');
+  writeFileSync(path, Buffer.concat([Buffer.alloc(3), tensorBytes(weight)]));
+  const stored: Constant = { dtype: 'float32', shape: [41, 128], file: { path, offset: 3, bytes: 4 * 41 * 128 } };
+  t.same(await run(quantiseWeights(layer(stored), { bits: 8 }), x), reference, 'stored constants are read');
+  t.throws(() => quantiseWeights(layer({ ...stored, file: { ...stored.file, offset: 7 } }), { bits: 8 }), /quantiseWeights: weight: readConstant: .* ends at byte/);
+
+  const same = (g: Subgraph, options: Parameters<typeof quantiseWeights>[1]): void => {
+    const q = quantiseWeights(g, options);
+    t.same([q.nodes, q.quantised], [g.nodes, []]);
+  };
+  same(layer(weight), { bits: 4, minWeights: 41 * 128 + 1 });
+  same(layer(weight), { bits: 4, bitsOf: () => null });
+  same(layer(draw(1, [2053, 3])), { bits: 4 });
+  const batch = draw(2, [3, 64, 29]);
+  same(record('batch', { x: { dtype: 'float32', shape: [3, 's', 64] } }, (g, { x }) => ({ y: g.append('MatMul', [x, g.parameter('w', batch)], [{ dtype: 'float32', shape: [3, 's', 29] }])[0]! })), { bits: 4 });
+  same(record('scaled', port, (g, { x }) => ({ y: g.append('FusedMatMul', [x, g.parameter('w', turned)], out, { alpha: { kind: 'float', value: 2 } }, 'com.microsoft')[0]! })), { bits: 4 });
+  t.equal(quantiseWeights(layer(weight), { bits: 4, bitsOf: ({ inputs, outputs }) => (inputs === 128 && outputs === 41 ? 8 : 4) }).quantised[0]?.bits, 8);
+  for (const blockSize of [8, 48, 1.5]) t.throws(() => quantiseWeights(layer(weight), { bits: 4, blockSize }), { message: `quantiseWeights: blockSize must be a power of two from 16 on, got ${blockSize}` });
+  t.throws(() => quantiseWeights(layer(weight), { bits: 3 as Bits }), { message: 'quantiseWeights: bits must be 4 or 8, got 3' });
+  t.throws(() => quantiseWeights(layer(draw(1, [61, 128], NaN)), { bits: 4 }), /quantiseWeights: weight: quantiseBlocks: weights must be finite/);
+});
+
+t.test('tied embedding and head share the bytes', async (t) => {
+  const vocab = 83, ids: HostTensor = { dtype: 'int64', shape: [1, 5], data: BigInt64Array.of(0n, 82n, 7n, 41n, 7n) };
+  for (const hidden of [64, 61]) {
+    const table = draw(17, [vocab, hidden]);
+    for (const computed of [false, true]) {
+      const tied = record('tied', { ids: { dtype: 'int64', shape: [1, 's'] } }, (g, { ids }) => {
+        const weight = g.parameter('table', table), own = computed ? g.append('Identity', [ids], [{ dtype: 'int64', shape: [1, 's'] }])[0]! : ids;
+        const hidden = g.gather(weight, own);
+        return { hidden, y: linear(g, hidden, weight) };
+      });
+      for (const [bits, rounding] of [[8, 'nearest-symmetric'], [4, 'nearest-asymmetric'], [4, 'search-symmetric']] as const) {
+        const q = quantiseWeights(tied, { bits, rounding });
+        t.equal(q.constants.has('table'), false);
+        const codes = [...q.constants].filter(([, c]) => c.dtype === 'uint8' && c.shape.length === 3 && c.shape[2] !== 1);
+        t.equal(codes.length, 1, 'codes are there once');
+        t.equal(edgesOf(q).readers(codes[0]![0]).length, 2);
+        const w = dequantiseBlocks(quantiseBlocks(table.data, vocab, hidden, false, { bits, blockSize: 64, rounding }));
+        const result = await runSubgraph(q, { ids }, { threads: 1 });
+        const rows = [0, 82, 7, 41, 7].flatMap((id) => [...w.subarray(id * hidden, (id + 1) * hidden)]);
+        t.same(result.hidden?.shape, [1, 5, hidden]);
+        t.ok(distance(floats(result.hidden), rows) < 1e-7);
+        // Rows are multiples of a scale, so many inputs lie halfway between two codes, where float32 goes either way.
+        t.ok(distance(floats(result.y), times(rows, w, hidden, vocab)) < 0.01);
+        if (!computed) inferShapes(q);
+      }
+    }
+  }
+  const table = draw(19, [vocab, 64]);
+  const untied = record('untied', { ids: { dtype: 'int64', shape: [1, 's'] } }, (g, { ids }) => ({ y: linear(g, g.gather(g.parameter('table', table), ids), g.parameter('head', draw(23, [97, 64]))) }));
+  const q = quantiseWeights(untied, { bits: 4 });
+  t.equal(q.constants.get('table'), table, 'a table that only Gather reads stays the same record');
+  t.same(q.quantised.map(({ name }) => name), ['head']);
+});
+
+t.test('dynamic int8 computes what the reference says', async (t) => {
+  const inputs = 67, outputs = 71, weight = draw(31, [outputs, inputs]), bias = draw(37, [outputs]);
+  const w = dequantiseColumns(quantiseColumns(weight.data, outputs, inputs, false));
+  const turned = Float64Array.from({ length: outputs * inputs }, (_, i) => w[(i % inputs) * outputs + Math.floor(i / inputs)]!);
+  t.ok(distance(turned, weight.data) < 3.5 / 127 / Math.sqrt(12) * 1.5);
+  // Large codes on both sides, all of one sign: saturating arithmetic would be far off.
+  const loud = draw(32, [outputs, inputs], 0.01), saturating = tensor('float32', [outputs, inputs], loud.data.map((v) => 1 + v));
+  for (const [name, matrix] of [['normal', weight], ['loud', saturating]] as const) {
+    const codes = dequantiseColumns(quantiseColumns(matrix.data, outputs, inputs, false));
+    const back = Float64Array.from({ length: outputs * inputs }, (_, i) => codes[(i % inputs) * outputs + Math.floor(i / inputs)]!);
+    const x = draw(41, [1, 3, inputs]);
+    x.data[2] = 40; // an outlier in the first token
+    x.data.fill(0, inputs, 2 * inputs); // a token of zeros
+    for (let k = 2 * inputs; k < 3 * inputs; k++) x.data[k] = 1 + 0.1 * x.data[k]!;
+    const g = quantiseDynamic(layer(matrix, bias));
+    t.equal(count(g, 'MatMulIntegerToFloat'), 1);
+    inferShapes(g);
+    const want = times(roundedInputs(x.data, inputs, inputs), back, inputs, outputs).map((v, i) => v + bias.data[i % outputs]!);
+    const y = await run(g, x);
+    t.ok(distance(y, want) < 1e-5, `${name}: ${distance(y, want)}`);
+    t.same(y.subarray(outputs, 2 * outputs), bias.data, 'zeros give the bias');
+    const alone = await run(g, tensor('float32', [1, 1, inputs], x.data.slice(2 * inputs)));
+    t.ok(distance(alone, y.subarray(2 * outputs)) < 1e-6, 'a token does not depend on its neighbours');
+
+    const one = quantiseDynamic(layer(matrix, bias, 1));
+    t.same(ops(one), ['DynamicQuantizeMatMul'], 'one token, one node');
+    const token = x.data.subarray(2 * inputs), low = Math.min(0, ...token), high = Math.max(0, ...token), step = (high - low) / 255;
+    const zero = Math.round(-low / step), rounded = Float64Array.from(token, (v) => (Math.min(255, Math.max(0, Math.round(v / step) + zero)) - zero) * step);
+    const wanted = times(rounded, back, inputs, outputs).map((v, i) => v + bias.data[i]!);
+    t.ok(distance(await run(one, tensor('float32', [1, 1, inputs], token)), wanted) < 1e-3, 'within a step of one input: rounding of ties is the engine\'s');
+  }
+  t.same(ops(quantiseDynamic(layer(weight), { inputScale: 'tensor' })), ['DynamicQuantizeMatMul']);
+  t.equal(quantiseDynamic(layer(weight), { select: () => false }).quantised.length, 0);
+  t.equal(quantiseDynamic(layer(weight), { minWeights: 71 * 67 + 1 }).quantised.length, 0);
+  const shared = record('shared', { x: { dtype: 'float32', shape: [1, 's', inputs] } }, (g, { x }) => ({ y: linear(g, x, g.parameter('a', weight)), z: linear(g, x, g.parameter('b', saturating)) }));
+  t.equal(count(quantiseDynamic(shared), 'QuantizeLinear'), 1, 'one rounding per input');
+  t.throws(() => quantiseDynamic(layer(draw(1, [71, 67], NaN))), /quantiseDynamic: weight: quantiseColumns: weights must be finite, got NaN for output 0/);
+});
+
+/** A block with what the fusions look for: norm, three projections, residual sum, norm, SwiGLU, residual sum. */
+const block = (tokens: Dim): Subgraph => record('block', { x: { dtype: 'float32', shape: [1, tokens, 64] } }, (g, { x }) => {
+  const normed = rmsNorm(g, x, g.parameter('gain1', draw(51, [64])), 1e-5);
+  const [q, k, v] = [67, 71, 64].map((n, i) => linear(g, normed, g.parameter(`w${i}`, draw(52 + i, [n, 64], 0.1))));
+  const h = g.add(x, g.mul(v!, g.sigmoid(v!)));
+  const inner = rmsNorm(g, h, g.parameter('gain2', toDType(draw(61, [64]), 'bfloat16')), 1e-6);
+  const mlp = (name: string, out: number, from: number) => ({ weight: g.parameter(name, draw(out, [out, from], 0.1)), bias: null });
+  return { q: q!, k: k!, h, y: g.add(h, swiglu(g, inner, { gate: mlp('gate', 97, 64), up: { ...mlp('up', 97, 64) }, down: mlp('down', 64, 97) })) };
+});
+
+t.test('fusions keep the numbers', async (t) => {
+  const g = block('s'), x = draw(71, [1, 7, 64]);
+  const want = await runSubgraph(g, { x }, { threads: 1, optimisation: 'disabled' });
+  const passes: Record<string, readonly Pass[]> = {
+    transposed: [fuseTransposedWeights], skip: [fuseSkipNorms], merged: [fuseTransposedWeights, mergeProjections],
+    all: [fuseTransposedWeights, fuseSkipNorms, mergeProjections], backwards: [fuseSkipNorms, fuseTransposedWeights, mergeProjections],
+  };
+  const nodes: Record<string, number> = {};
+  for (const [name, list] of Object.entries(passes)) {
+    const fused = runPasses(g, list);
+    inferShapes(fused);
+    nodes[name] = fused.nodes.length;
+    const got = await runSubgraph(fused, { x }, { threads: 1, optimisation: 'disabled' });
+    for (const port of ['q', 'k', 'h', 'y']) t.ok(distance(floats(got[port]), floats(want[port])) < 1e-6, `${name} ${port}`);
+  }
+  t.ok(nodes.all! < nodes.skip! && nodes.all! < nodes.merged! && nodes.merged! < nodes.transposed! && nodes.transposed! < g.nodes.length);
+  const fused = runPasses(g, passes.all!);
+  t.same([count(fused, 'SkipSimplifiedLayerNormalization'), count(fused, 'SimplifiedLayerNormalization'), count(fused, 'Transpose'), count(fused, 'FusedMatMul'), count(fused, 'Split')], [1, 1, 0, 3, 2]);
+  t.same(fused.inputs, g.inputs);
+  t.same(fused.outputs, g.outputs);
+  const widths = [...fused.constants.values()].filter((c) => c.shape.length === 2).map((c) => c.shape);
+  t.same(widths.map(String).sort(), ['194,64', '202,64', '64,97']);
+});
+
+t.test('norms that are none of these stay', (t) => {
+  const port = { x: { dtype: 'float32', shape: [1, 's', 64] } } as const, gain = draw(1, [64]);
+  const axis = record('axis', port, (g, { x }) => {
+    const squares = g.append('ReduceMean', [g.square(x), g.constant({ dtype: 'int64', shape: [1], data: BigInt64Array.of(1n) })], [{ dtype: 'float32', shape: [1, 1, 64] }], { keepdims: { kind: 'int', value: 1 } })[0]!;
+    return { y: g.mul(g.div(x, g.sqrt(g.shift(squares, 1e-5))), g.parameter('gain', gain)) };
+  });
+  const other = record('other', { ...port, z: { dtype: 'float32', shape: [1, 's', 64] } }, (g, { x, z }) => ({ y: g.mul(g.div(z, g.sqrt(g.shift(g.mean(g.square(x)), 1e-5))), g.parameter('gain', gain)) }));
+  const computed = record('computed', port, (g, { x }) => ({ y: rmsNorm(g, x, g.add(x, x), 1e-5) }));
+  for (const g of [axis, other, computed]) t.equal(fuseSkipNorms(g).nodes.some(({ op }) => op.endsWith('LayerNormalization')), false, g.name);
+  const broadcast = record('broadcast', { ...port, z: { dtype: 'float32', shape: [1, 1, 64] } }, (g, { x, z }) => ({ y: rmsNorm(g, g.add(x, z), g.parameter('gain', gain), 1e-5) }));
+  t.same(ops(fuseSkipNorms(broadcast)), ['Add', 'SimplifiedLayerNormalization'], 'a sum that broadcasts is not the residual one');
+  const standard = record('standard', port, (g, { x }) => ({ y: g.append('RMSNormalization', [g.add(x, x), g.parameter('gain', gain)], [{ dtype: 'float32', shape: [1, 's', 64] }], { epsilon: { kind: 'float', value: 1e-5 } })[0]! }));
+  t.same(ops(fuseSkipNorms(standard)), ['SkipSimplifiedLayerNormalization']);
+  t.end();
+});
+
+t.test('merging quantised projections changes no number', async (t) => {
+  const x = draw(73, [1, 7, 64]), one = draw(73, [1, 1, 64]);
+  for (const format of ['int8', 'int4', 'int8-dynamic'] as const) {
+    for (const [tokens, feed] of [['s', x], [1, one]] as const) {
+      const g = runPasses(block(tokens), weightPasses(format).map((pass) => (s: Subgraph) => pass(s))), merged = mergeProjections(g);
+      inferShapes(merged);
+      t.equal(merged.nodes.length, g.nodes.length - 1, `${format}: three and two products become one each, with a Split`);
+      const [a, b] = [await runSubgraph(g, { x: feed }, { threads: 1 }), await runSubgraph(merged, { x: feed }, { threads: 1 })];
+      for (const port of ['q', 'k', 'h', 'y']) t.ok(distance(floats(b[port]), floats(a[port])) < 1e-6, `${format} ${port}`);
+    }
+  }
+  const table = draw(79, [83, 64]);
+  const tied = fuseTransposedWeights(record('tied', { x: { dtype: 'float32', shape: [1, 's', 64] }, ids: { dtype: 'int64', shape: [1, 's'] } }, (g, { x, ids }) =>
+    ({ e: g.gather(g.parameter('table', table), ids), y: linear(g, x, g.parameter('table', table)), z: linear(g, x, g.parameter('other', draw(80, [29, 64]))) })));
+  t.equal(mergeProjections(tied), tied, 'a shared constant is not copied into a merged one');
+});
+
+t.test('passes are pure, and any function of one subgraph is a pass', (t) => {
+  const g = block('s'), before = JSON.stringify([g.inputs, g.outputs, g.nodes]), constants = [...g.constants];
+  const own: Pass = (subgraph) => ({ ...subgraph, name: `${subgraph.name} by hand` });
+  const rewritten = runPasses(g, [fuseSkipNorms, own, ...weightPasses('int4'), mergeProjections]);
+  t.equal(rewritten.name, 'block by hand');
+  t.equal(JSON.stringify([g.inputs, g.outputs, g.nodes]), before);
+  t.ok([...g.constants].every(([name, constant], i) => constants[i]?.[0] === name && constants[i][1] === constant));
+  t.equal(replaceNodes(g, new Map()), g, 'nothing to do, nothing new');
+  t.equal(rewritten.constants.get('gain1'), g.constants.get('gain1'), 'what is not touched stays the same record');
+  t.end();
+});
+
+t.test('sessions run their graphs through passes', async (t) => {
+  const model = await openModel(zooPath('llama-gqa-tied'));
+  const ids = Array.from({ length: 23 }, (_, i) => 3 + ((i * 31) % 90));
+  const plain = openSession(model, { threads: 1 }), seen: string[] = [];
+  t.teardown(() => plain.close());
+  const want = floats(await plain.logits(plain.createCache(), ids));
+  for (const [format, most] of [['f32', 1e-6], ['int8', 0.03], ['int8-dynamic', 0.05], ['int4', 0.35]] as const) {
+    const own: Pass = (subgraph) => {
+      seen.push(subgraph.name);
+      return subgraph;
+    };
+    const session = openSession(model, { threads: 1, passes: [own, ...weightPasses(format), fuseSkipNorms, mergeProjections] });
+    const got = floats(await session.logits(session.createCache(), ids)), gap = distance(got, want);
+    t.ok(gap < most, `${format}: ${gap}`);
+    if (format !== 'f32') t.ok(gap > 1e-5, 'it is not float32 that ran');
+    // Decode sees one token at a time through another graph; only int8-dynamic rounds inputs otherwise there.
+    const cache = session.createCache(), steps = new Float32Array(got.length);
+    for (const [i, id] of ids.entries()) steps.set(await session.step(cache, id), i * model.config.vocab);
+    t.ok(distance(steps, want) < most, `${format} steps: ${distance(steps, want)}`);
+    await session.close();
+  }
+  t.equal(seen.length, 12, 'every graph of every session');
+  t.same(Object.keys(weightFormats), ['f32', 'int8', 'int4', 'int8-dynamic']);
+});
