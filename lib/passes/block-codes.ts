@@ -104,6 +104,19 @@ function importanceBlocks(inputs: number, padded: number, given: ArrayLike<numbe
   return out;
 }
 
+/** Codes and zero points that lie one in a byte, [outputs, blocks, blockSize] and [outputs, blocks], brought into the layout. */
+export function packCodes(
+  { codes, scales, zeros }: { readonly codes: Uint8Array; readonly scales: Float32Array; readonly zeros: Uint8Array },
+  outputs: number, inputs: number, { bits, blockSize, rounding }: BlockCodesOptions, relativeError: number,
+): BlockCodes {
+  const blocks = blocksOf(inputs, blockSize), zeroRow = Math.ceil((blocks * bits) / 8);
+  const packed = bits === 8 ? codes : new Uint8Array(codes.length / 2);
+  if (bits === 4) for (let i = 0; i < packed.length; i++) packed[i] = codes[2 * i]! | (codes[2 * i + 1]! << 4);
+  const packedZeros = isSymmetric(rounding) ? null : new Uint8Array(outputs * zeroRow);
+  if (packedZeros !== null) zeros.forEach((zero, at) => put(packedZeros, Math.floor(at / blocks) * zeroRow, at % blocks, zero, bits));
+  return { outputs, inputs, bits, blockSize, codes: packed, scales, zeros: packedZeros, relativeError };
+}
+
 /** Zero points one in a byte: [outputs, blocks]. */
 export function unpackZeros({ outputs, inputs, bits, blockSize, zeros }: BlockCodes): Uint8Array {
   const blocks = blocksOf(inputs, blockSize), zeroRow = Math.ceil((blocks * bits) / 8);

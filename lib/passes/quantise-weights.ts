@@ -21,6 +21,8 @@ export interface QuantiseOptions {
   readonly bitsOf?: (weight: WeightInfo) => Bits | null;
   /** E[x^2] of a matrix' inputs, [K], which the search then weighs errors with; null where it is not known. Default: all unknown. */
   readonly importanceOf?: (weight: WeightInfo) => ArrayLike<number> | null;
+  /** Codes of a matrix that were made before (compensatedCodes), used as they are; null to make them here. Default: all are made here. */
+  readonly codesOf?: (weight: WeightInfo) => BlockCodes | null;
 }
 
 /** Codes as constants of the subgraph, and what they were made of. */
@@ -88,6 +90,11 @@ export function fittingBlockSize(inputs: number, wanted: number): number | null 
 
 function quantiseProduct(product: ConstantProduct, options: QuantiseOptions, wanted: number): { codes: BlockCodes; report: QuantisedWeight } | null {
   const { weight, inputs, outputs } = product, info = infoOf(product);
+  const given = options.codesOf?.(info) ?? null;
+  if (given !== null) {
+    if (given.inputs !== inputs || given.outputs !== outputs) throw new RangeError(`quantiseWeights: codes of ${weight.name} must be [${outputs}, ${inputs}], got [${given.outputs}, ${given.inputs}]`);
+    return { codes: given, report: reportOf(given, product) };
+  }
   const bits = inputs * outputs < (options.minWeights ?? 4096) ? null : options.bitsOf === undefined ? options.bits : options.bitsOf(info);
   const blockSize = fittingBlockSize(inputs, wanted);
   if (bits === null || blockSize === null) return null;
@@ -98,9 +105,13 @@ function quantiseProduct(product: ConstantProduct, options: QuantiseOptions, wan
   const codes = naming('quantiseWeights', weight.name, () => quantiseBlocks(
     constantValues(weight.constant).data, outputs, inputs, !weight.transposed, { bits, blockSize, rounding, ...(importance === null ? {} : { importance }) },
   ));
-  const bytesAfter = codes.codes.byteLength + codes.scales.byteLength + (codes.zeros?.byteLength ?? 0);
-  return { codes, report: { ...info, bits, blockSize, relativeError: codes.relativeError, bytesBefore: storedBytes(product), bytesAfter } };
+  return { codes, report: reportOf(codes, product) };
 }
+
+const reportOf = (codes: BlockCodes, product: ConstantProduct): QuantisedWeight => ({
+  ...infoOf(product), bits: codes.bits, blockSize: codes.blockSize, relativeError: codes.relativeError, bytesBefore: storedBytes(product),
+  bytesAfter: codes.codes.byteLength + codes.scales.byteLength + (codes.zeros?.byteLength ?? 0),
+});
 
 function storeCodes(codes: BlockCodes, name: string, fresh: (base: string) => string, constants: Map<string, Constant>): StoredCodes {
   const { outputs, inputs, bits, blockSize } = codes, blocks = blocksOf(inputs, blockSize);
