@@ -26,7 +26,7 @@ export function tokenFormatOf(path: string): TokenFormat {
 
 export interface TokenSourceOptions {
   /** Opened when a text has to be cut into tokens. */
-  readonly tokenizer: () => Promise<Tokenizer>;
+  readonly tokenizer: () => Promise<Pick<Tokenizer, 'encode'>>;
   /** Entries of the vocabulary: every token must be below it. */
   readonly vocab: number;
   /** Put behind every document of a .jsonl; null: nothing is. */

@@ -1,0 +1,298 @@
+/** Training: the same losses as PyTorch, the same weights after kill -9, and data, schedules, losses and refusals one by one. */
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+import { nextTokenLoss, regressionLoss, teacherLoss, type HostTensor } from '../kernels/index.ts';
+import { convert } from '../lib/convert.ts';
+import { eager, toEager } from '../lib/eager.ts';
+import { openModel } from '../lib/models/model.ts';
+import { createAdamW, relativeRates } from '../lib/train/adamw.ts';
+import { loadWeights, losses } from '../lib/train/objective.ts';
+import { optimiserKernel } from '../lib/train/optimiser-kernel.ts';
+import { learningRateFactor, schedules } from '../lib/train/schedule.ts';
+import { openSequences } from '../lib/train/sequences.ts';
+import { openTokenSource, type TokenSource, type TokenSourceOptions } from '../lib/train/token-source.ts';
+import { train, type TrainOptions } from '../lib/train/train.ts';
+import { trainableNames } from '../lib/train/trainable.ts';
+import { createTrainer } from '../lib/train/trainer.ts';
+import { bothReadings, difference, float32Tolerance, generator, integers, normal, numbers, type Program } from './support/readings.ts';
+
+const zoo = fileURLToPath(new URL('data/zoo/llama-gqa-tied', import.meta.url));
+const model = await openModel(zoo);
+const scratch = await mkdtemp(join(tmpdir(), 'train-test-'));
+t.teardown(() => rm(scratch, { recursive: true, force: true }));
+const random = generator(9);
+const threads = { threads: 1, spinning: false };
+
+/** A text that can be learnt: each token follows from the one before, but for a little noise. */
+function tokensOf(count: number, vocab = 97): Uint32Array {
+  let x = 3;
+  return Uint32Array.from({ length: count }, () => (x = (x * 5 + (random() < 0.75 ? 1 : 2)) % vocab));
+}
+const inMemory = (name: string, tokens: Uint32Array): TokenSource => ({ name, length: tokens.length, read: async (from, count) => tokens.slice(from, from + count) });
+const plenty = inMemory('plenty', tokensOf(4000));
+
+t.test('twenty steps of AdamW give the losses of PyTorch', async (t) => {
+  const golden: { tokens: number[]; losses: number[]; gradientNorms: number[]; row: number[]; weight: string; steps: number; micro: number; batch: number; sequenceLength: number; warmupSteps: number; learningRate: number; weightDecay: number } =
+    JSON.parse(await readFile(new URL('data/train/golden.json', import.meta.url), 'utf8'));
+  const { steps, micro, batch, sequenceLength, warmupSteps } = golden;
+  for (const recompute of [false, true]) {
+    const weights = await loadWeights(model);
+    const objective = await losses['next-token'].open({ model, weights, teacher: null, batch, sequenceLength });
+    const trainer = await createTrainer({
+      subgraph: objective.subgraph, weights, trainable: trainableNames(model, weights.keys(), 'all'), checkpoints: objective.checkpoints, recompute,
+      optimiser: { weightDecay: golden.weightDecay }, runtime: threads,
+    });
+    let at = 0;
+    const rows = (shift: number): HostTensor<'int64'> =>
+      integers(Array.from({ length: batch }, (_, b) => golden.tokens.slice(at + b * sequenceLength + shift, at + (b + 1) * sequenceLength + shift)).flat(), [batch, sequenceLength]);
+    let worst = 0;
+    for (let step = 0; step < steps; step++) {
+      const feeds = [];
+      for (let i = 0; i < micro; i++) {
+        feeds.push({ ids: rows(0), targets: rows(1) });
+        at += batch * sequenceLength;
+      }
+      const update = await trainer.update(feeds, golden.learningRate * learningRateFactor(step, { schedule: 'warmup-stable-decay', steps, warmupSteps }));
+      const [loss = NaN, norm = NaN] = [golden.losses[step], golden.gradientNorms[step]];
+      worst = Math.max(worst, Math.abs(update.loss / loss - 1), Math.abs(update.gradientNorm / norm - 1));
+    }
+    t.ok(worst < 1e-5, `losses and gradient norms, ${recompute ? 'recomputed' : 'kept'}: ${worst}`);
+    const trained = weights.get(golden.weight);
+    t.ok(difference(golden.row, trained?.data.subarray(0, golden.row.length) ?? []) < 1e-5, 'a row of a weight');
+    await trainer.close();
+  }
+});
+
+t.test('losses: chunks, readings, and what they are zero for', async (t) => {
+  const feeds = { h: normal([2, 5, 3], random), w: normal([7, 3], random), h2: normal([2, 5, 11], random), w2: normal([7, 11], random), y: integers([0, 6, 3, 3, 1, 2, 5, 6, 0, 4], [2, 5]), r: normal([5, 1], random) };
+  const get = <V>(x: Readonly<Record<string, V>>, name: string): V => {
+    const value = x[name];
+    if (value === undefined) throw new RangeError(`test: ${name} must be fed`);
+    return value;
+  };
+  const program = (chunk: number): Program => (g, x) => ({
+    next: nextTokenLoss(g, get(x, 'h'), get(x, 'w'), get(x, 'y'), chunk),
+    teacher: teacherLoss(g, { hidden: get(x, 'h'), head: get(x, 'w') }, { hidden: get(x, 'h2'), head: get(x, 'w2') }, chunk),
+    same: teacherLoss(g, { hidden: get(x, 'h'), head: get(x, 'w') }, { hidden: get(x, 'h'), head: get(x, 'w') }, chunk),
+    regression: regressionLoss(g, get(x, 'h'), g.scale(get(x, 'h'), 0.5), g.square(get(x, 'r'))),
+  });
+  const whole = await bothReadings(program(100), feeds), parts = await bothReadings(program(3), feeds);
+  for (const name of ['next', 'teacher', 'same', 'regression']) {
+    const reference = whole.reference[name]?.data ?? [];
+    t.ok(difference(reference, numbers(whole.onnx[name])) < float32Tolerance(100), `${name}: both readings`);
+    t.ok(difference(reference, parts.reference[name]?.data ?? []) < 1e-14, `${name}: chunks`);
+  }
+  t.ok(Math.abs(whole.reference.same?.data[0] ?? NaN) < 1e-14, 'nothing to learn from oneself');
+  t.ok(Math.abs((whole.reference.regression?.data[0] ?? NaN) - 1) < 1e-12, '|y - y/2|^2 / |y/2|^2');
+  // By hand, over the vocabulary: mean of sum p_t (log p_t - log p_s).
+  const softmax = (h: HostTensor, w: HostTensor): Float64Array => eager.softmax(eager.einsum('bsd,wd->bsw', toEager(h), toEager(w))).data;
+  const [p, q] = [softmax(feeds.h2, feeds.w2), softmax(feeds.h, feeds.w)];
+  const kl = p.reduce((sum, v, i) => sum + v * Math.log(v / (q[i] ?? NaN)), 0) / 10;
+  t.ok(Math.abs(kl - (whole.reference.teacher?.data[0] ?? NaN)) < 1e-12);
+});
+
+t.test('the optimiser equals a plain loop, whatever the length', (t) => {
+  const kernel = optimiserKernel();
+  for (const length of [1, 3, 4, 31, 16384, 16387, 40001]) {
+    const row = (): Float32Array => normal([length], random).data;
+    const [weights, first, gradient] = [row(), row(), row()];
+    const second = row().map((v) => v * v);
+    const [w, m, v] = [weights.slice(), first.slice(), second.slice()];
+    kernel.adamw({ weights: w, first: m, second: v, gradient }, { gradientScale: 0.5, beta1: 0.9, beta2: 0.95, keep: 0.99, stepSize: 0.01, rootScale: 1.3, epsilon: 1e-3 });
+    const expected = [weights, first, second].map((a) => Float64Array.from(a));
+    for (let i = 0; i < length; i++) {
+      const g = 0.5 * (gradient[i] ?? NaN), mean = 0.9 * (first[i] ?? NaN) + 0.1 * g, square = 0.95 * (second[i] ?? NaN) + 0.05 * g * g;
+      [mean, square, 0.99 * (weights[i] ?? NaN) - (0.01 * mean) / (Math.sqrt(square) * 1.3 + 1e-3)].forEach((value, k) => { (expected[(k + 1) % 3] ?? weights)[i] = value; });
+    }
+    for (const [k, found] of [w, m, v].entries()) t.ok(difference(expected[k] ?? [], found) < 1e-6, `${length}: ${k}`);
+    t.ok(Math.abs(kernel.squares(gradient) / gradient.reduce((sum, x) => sum + x * x, 0) - 1) < 1e-6);
+    const sum = weights.slice();
+    kernel.add(sum, gradient);
+    t.same(sum, weights.map((x, i) => x + (gradient[i] ?? NaN)));
+  }
+  t.end();
+});
+
+t.test('clipping, decay on matrices only, relative rates, a gradient that is not finite', (t) => {
+  const one = (shape: readonly number[], value: number): HostTensor<'float32'> => ({ dtype: 'float32', shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(value) });
+  const weights = new Map([['matrix', one([3, 5], 2)], ['vector', one([7], 2)]]);
+  const gradients = new Map([['matrix', new Float32Array(15).fill(4)], ['vector', new Float32Array(7).fill(3)]]);
+  const { norm, largest } = createAdamW({ weightDecay: 0.5, clipNorm: 1e-6, epsilon: 1 }).update(weights, gradients, 2, 0.1);
+  t.ok(Math.abs(norm - Math.sqrt(15 * 4 + 7 * 2.25)) < 1e-6, 'of the mean over micro-batches');
+  t.equal(largest, 'matrix');
+  t.ok(Math.abs((weights.get('matrix')?.data[0] ?? NaN) - 1.9) < 1e-6, 'decayed; the clipped gradient moves next to nothing');
+  t.ok(Math.abs((weights.get('vector')?.data[0] ?? NaN) - 2) < 1e-6, 'not decayed');
+  t.same(relativeRates(new Map([['a', one([4], -3)], ['b', one([2], 0)]])), { a: 3, b: 1e-6 });
+  const before = weights.get('matrix')?.data.slice();
+  t.throws(() => createAdamW().update(weights, new Map([['matrix', new Float32Array(15).fill(NaN)]]), 1, 0.1), /gradient of matrix must be finite, got a norm of NaN/);
+  t.same(weights.get('matrix')?.data, before, 'nothing has changed');
+  t.end();
+});
+
+t.test('schedules', (t) => {
+  const at = (schedule: keyof typeof schedules) => (step: number): number => learningRateFactor(step, { schedule, steps: 110, warmupSteps: 10 });
+  for (const name of Object.keys(schedules) as (keyof typeof schedules)[]) {
+    t.same([0, 4, 9, 10].map(at(name)), [0.1, 0.5, 1, 1], `${name}: warm-up`);
+    const rest = Array.from({ length: 100 }, (_, i) => at(name)(10 + i));
+    t.ok(rest.every((factor, i) => factor > 0 && (i === 0 || factor <= (rest[i - 1] ?? 0))), `${name}: falls, stays above 0`);
+  }
+  t.equal(at('warmup-stable-decay')(89), 1);
+  t.ok(Math.abs(at('warmup-stable-decay')(95) - (1 - Math.sqrt(0.25))) < 1e-12);
+  t.ok(Math.abs(at('cosine')(60) - 0.5) < 1e-12);
+  t.ok(Math.abs(at('linear')(85) - 0.25) < 1e-12);
+  t.end();
+});
+
+t.test('data: formats, and refusals by name', async (t) => {
+  const options: TokenSourceOptions = { vocab: 300, endOfText: 7, tokenizer: async () => ({ encode: (text: string) => [...text].map((c) => c.charCodeAt(0)) }) };
+  const file = async (name: string, content: string | Uint8Array): Promise<string> => { await writeFile(join(scratch, name), content); return join(scratch, name); };
+  const read = async (path: string, from: number, count: number): Promise<number[]> => [...await (await openTokenSource(path, options)).read(from, count)];
+  t.same(await read(await file('a.txt', 'hello'), 1, 3), [101, 108, 108]);
+  t.same(await read(await file('a.jsonl', '{"text":"ab"}\n\n{"text":"c","more":1}\n'), 0, 5), [97, 98, 7, 99, 7]);
+  t.same(await read(await file('a.u16', new Uint8Array(Uint16Array.of(1, 299, 5).buffer)), 1, 2), [299, 5]);
+  t.same(await read(await file('a.u32', new Uint8Array(Uint32Array.of(1, 299, 5).buffer)), 1, 2), [299, 5]);
+  const refuse = (path: string, rule: RegExp): Promise<unknown> => t.rejects(read(path, 0, 1), rule);
+  await refuse(join(scratch, 'none.txt'), /data must be a readable file, got .*none.txt \(ENOENT\)/);
+  await refuse(await file('empty.txt', ' \n'), /got an empty file .*empty.txt/);
+  await refuse(await file('empty.u16', ''), /got an empty file .*empty.u16/);
+  await refuse(await file('odd.u32', new Uint8Array(7)), /odd.u32 must hold whole tokens of 4 bytes, got 7 bytes/);
+  await refuse(await file('large.u16', new Uint8Array(Uint16Array.of(300).buffer)), /tokens of .*large.u16 must be 0..299, got 300 at 0/);
+  await refuse(await file('large.txt', 'aŁ'), /tokens of .*large.txt must be 0..299, got 321 at 1/);
+  await refuse(await file('binary.txt', new Uint8Array([255, 254, 0])), /data must be UTF-8 text, got other bytes in .*binary.txt/);
+  await refuse(await file('bad.jsonl', '{"text":"a"}\n{"txt":"b"}\n'), /line 2 of .*bad.jsonl must be a JSON object with a string `text`, got \{"txt":"b"\}/);
+});
+
+t.test('sequences: each once before any twice, shares, the same order from the same seed, skipping', async (t) => {
+  const source = (name: string, length: number, offset: number): TokenSource => inMemory(name, Uint32Array.from({ length }, (_, i) => offset + i));
+  const firsts = async (sequences: ReturnType<typeof openSequences>, batches: number): Promise<number[]> => {
+    const found: number[] = [];
+    for (let i = 0; i < batches; i++) {
+      const { ids, targets } = await sequences.next();
+      for (let b = 0; b < 3; b++) {
+        found.push(Number(ids.data[b * 5]));
+        for (let i = 5 * b; i < 5 * b + 5; i++) if (targets.data[i] !== (ids.data[i] ?? 0n) + 1n) t.fail('a target is the token that follows');
+      }
+    }
+    return found;
+  };
+  const options = { sequenceLength: 5, batch: 3, seed: 4 };
+  const single = [{ source: source('a', 62, 0) }]; // 12 sequences
+  const order = await firsts(openSequences(single, options), 8);
+  t.same([...order.slice(0, 12)].sort((a, b) => a - b), Array.from({ length: 12 }, (_, i) => 5 * i));
+  t.same([...order.slice(12)].sort((a, b) => a - b), [...order.slice(0, 12)].sort((a, b) => a - b));
+  t.not(order.slice(12).join(), order.slice(0, 12).join(), 'another order the second time');
+  t.same(await firsts(openSequences(single, options), 8), order);
+  t.not((await firsts(openSequences(single, { ...options, seed: 5 }), 8)).join(), order.join());
+  const skipped = openSequences(single, options);
+  skipped.skip(3);
+  t.same(await firsts(skipped, 5), order.slice(9));
+  const two = await firsts(openSequences([{ source: source('a', 200, 0), weight: 3 }, { source: source('b', 5000, 1000), weight: 1 }], options), 200);
+  const share = two.filter((first) => first < 1000).length / two.length;
+  t.ok(Math.abs(share - 0.75) < 0.06, `share ${share}`); // three standard deviations of 600 draws
+  t.throws(() => openSequences([{ source: source('short', 5, 0) }], options), /short must have 6 tokens or more for sequences of 5, got 5/);
+  t.throws(() => openSequences([], options), /at least one source, got none/);
+  t.throws(() => openSequences([{ source: source('a', 62, 0), weight: 0 }], options), /the weight of a must be positive, got 0/);
+});
+
+const small: TrainOptions = { data: [{ source: plenty }], steps: 12, sequenceLength: 17, batch: 2, learningRate: 5e-3, runtime: threads };
+
+t.test('a converted model learns from its source: every set of weights, every loss', async (t) => {
+  const converted = join(scratch, 'converted');
+  await convert(model, converted, { budget: { pairs: 2, rank: 12 } });
+  const student = await openModel(converted);
+  const start = await loadWeights(student);
+  const runs = [
+    { loss: 'teacher', train: 'attention' }, { loss: 'teacher', train: 'factors' }, { loss: 'layers', train: 'attention' }, { loss: 'layers-own', train: 'attention' },
+    { loss: 'next-token', train: 'attention-and-norms' },
+  ] as const;
+  for (const [i, { loss, train: which }] of runs.entries()) {
+    const out = join(scratch, `healed-${i}`);
+    const seen: number[] = [];
+    await train(student, out, { ...small, steps: 15, teacher: model, loss, train: which, relativeRates: true, learningRate: 2e-2, optimiser: { weightDecay: 0 }, onUpdate: (progress) => seen.push(progress.loss) });
+    const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+    t.ok(mean(seen.slice(-4)) < mean(seen.slice(0, 4)), `${loss}, ${which}: ${mean(seen.slice(0, 4))} -> ${mean(seen.slice(-4))}`);
+    const after = await loadWeights(await openModel(out));
+    const names = new Set(trainableNames(student, start.keys(), which));
+    const changed = [...start].filter(([name, { data }]) => data.some((value, k) => value !== after.get(name)?.data[k])).map(([name]) => name);
+    t.same(changed.filter((name) => !names.has(name)), [], `${which}: frozen weights are as they were`);
+    t.ok(changed.length > 0 && names.size < start.size, `${changed.length} of ${names.size} weights have changed`);
+  }
+  t.throws(() => trainableNames(model, start.keys(), 'factors'), /factors are there in converted models only/);
+});
+
+t.test('what a run leaves behind', async (t) => {
+  const out = join(scratch, 'run');
+  const result = await train(model, out, { ...small, saveEvery: 5, evaluation: inMemory('aside', tokensOf(100)), files: { 'tokenizer.json': '{}' } });
+  t.equal(result.steps, 12);
+  t.equal(result.tokens, 12 * 2 * 17);
+  t.ok(result.evaluation !== null && result.evaluation.after < result.evaluation.before);
+  const lines = readFileSync(join(out, 'training', 'metrics.jsonl'), 'utf8').trim().split('\n').map((line) => {
+    const parsed: { step: number; loss?: number; evaluation?: number } = JSON.parse(line);
+    return parsed;
+  });
+  t.same(lines.filter((line) => line.loss !== undefined).map((line) => line.step), Array.from({ length: 12 }, (_, i) => i + 1));
+  t.same(lines.filter((line) => line.evaluation !== undefined).map((line) => line.step), [0, 5, 10, 12]);
+  const svg = readFileSync(join(out, 'training', 'curve.svg'), 'utf8');
+  t.match(svg, /^<svg xmlns="http:\/\/www.w3.org\/2000\/svg".*<polyline/s);
+  t.equal(svg.match(/<circle/g)?.length, 4);
+  t.notMatch(svg, /NaN|Infinity/);
+  t.same((await openModel(out)).config.raw, model.config.raw);
+  t.equal(readFileSync(join(out, 'tokenizer.json'), 'utf8'), '{}');
+  await t.rejects(train(model, out, small), /output directory must be empty or absent/);
+  await t.rejects(train(model, out, { ...small, resume: true }), /must not be finished, but .* holds config.json/);
+});
+
+t.test('refusals before anything is written', async (t) => {
+  const out = join(scratch, 'refused');
+  await t.rejects(train(model, out, { ...small, loss: 'teacher' }), /loss teacher needs a teacher, got none/);
+  await t.rejects(train(model, out, { ...small, steps: 0 }), /steps must be a whole number of 1 or more, got 0/);
+  await t.rejects(train(model, out, { ...small, learningRate: -1 }), /learningRate must be positive, got -1/);
+  await t.rejects(train(model, out, { ...small, data: [{ source: inMemory('short', tokensOf(17)) }] }), /short must have 18 tokens or more/);
+  t.notOk(existsSync(out));
+});
+
+t.test('a loss that is not a number, or explodes, stops with the step, the place and the last good save', async (t) => {
+  const nan = join(scratch, 'nan');
+  await t.rejects(train(model, nan, { ...small, saveEvery: 3, learningRate: 1e25, optimiser: { clipNorm: null }, schedule: 'constant', warmupSteps: 0 }),
+    /^train: step [2-9]: .*(must be finite|explode).*; first seen in .*; last good save: (none|.*step-\d+)$/);
+  t.notOk(existsSync(join(nan, 'config.json')));
+
+  // Good steps and a save first; then a model whose second layer gives infinities goes on from it.
+  const out = join(scratch, 'broken');
+  const stop = new AbortController();
+  await t.rejects(train(model, out, { ...small, saveEvery: 4, signal: stop.signal, onUpdate: ({ step }) => { if (step === 5) stop.abort(new Error('enough')); } }), /enough/);
+  t.ok(existsSync(join(out, 'training', 'step-00000004')));
+  const broken = { ...model, checkpoint: { ...model.checkpoint, read: async (name: string) => {
+    const tensor = await model.checkpoint.read(name);
+    return name === 'model.layers.1.mlp.down_proj.weight' ? { ...tensor, data: tensor.data.map(() => 3e38) } : tensor;
+  } } };
+  await t.rejects(train(broken, join(scratch, 'broken-2'), { ...small, train: 'attention' }), /^train: step 1: .*finite, got NaN; first seen in layer 1; last good save: none$/);
+  await t.rejects(train(broken, out, { ...small, saveEvery: 4, resume: true, train: 'attention' }), /train must be all to go on from .*step-00000004, got attention/);
+});
+
+t.test('kill -9 at any moment, --resume, and the weights are bit by bit those of a run that was not killed', async (t) => {
+  const data = join(scratch, 'data.u16');
+  await writeFile(data, new Uint8Array(Uint16Array.from(tokensOf(3000)).buffer));
+  const args = (out: string): string[] => ['train', zoo, '--data', data, '--out', out, '--steps', '90', '--save-every', '6', '--sequence-length', '17', '--accumulate', '2', '--learning-rate', '0.01', '--threads', '1', '--json'];
+  const run = (line: readonly string[], kill: ((metrics: string) => boolean) | null, metricsFile: string): Promise<number | string | null> => new Promise((done, fail) => {
+    const child = spawn(process.execPath, ['--import=tsx', fileURLToPath(new URL('../lib/cli.ts', import.meta.url)), ...line], { stdio: 'ignore' });
+    const timer = setInterval(() => { if (kill !== null && existsSync(metricsFile) && kill(readFileSync(metricsFile, 'utf8'))) child.kill('SIGKILL'); }, 3);
+    child.on('error', fail);
+    child.on('exit', (code, signal) => { clearInterval(timer); done(signal ?? code); });
+  });
+  const whole = join(scratch, 'whole'), killed = join(scratch, 'killed');
+  const metrics = join(killed, 'training', 'metrics.jsonl');
+  const lines = (text: string): number => text.split('\n').length - 1;
+  const reference = run(args(whole), null, '');
+  t.equal(await run(args(killed), (text) => lines(text) >= 3, metrics), 'SIGKILL', 'before the first save, or soon after');
+  t.equal(await run([...args(killed), '--resume'], (text) => lines(text) >= 41, metrics), 'SIGKILL', 'between saves');
+  t.equal(await run([...args(killed), '--resume'], null, metrics), 0);
+  t.equal(await reference, 0);
+  t.equal(Buffer.compare(await readFile(join(killed, 'model.safetensors')), await readFile(join(whole, 'model.safetensors'))), 0, 'weights');
+  t.equal(await readFile(metrics, 'utf8'), await readFile(join(whole, 'training', 'metrics.jsonl'), 'utf8'), 'metrics');
+});
