@@ -9,7 +9,11 @@ import { rope, type RopeAngles } from './rope.ts';
 
 /** A part is null where nothing of it is left: all pairs rotate, or none does. */
 export interface PartialRopeWeights<V> {
-  readonly queryRope: Linear<V> | null; // [h m, d]
+  /**
+   * [h m, d]; or [h m / g, d], the elements of a head's own KV head only, where every KV head has as many components, all
+   * behind each other in the order of the KV heads.
+   */
+  readonly queryRope: Linear<V> | null;
   readonly queryNope: Linear<V> | null; // [h n, d]
   readonly keyRope: Linear<V> | null; // [m, d], one rope key for all heads
 }
@@ -39,12 +43,21 @@ export function partialRopeQuery<V>(
   const groups = [kvHeads, heads / kvHeads];
   const parts = before({
     nope: w.queryNope === null ? null : linearHeads(g, x, w.queryNope, groups, nopeWidth),
-    rope: w.queryRope === null ? null : linearHeads(g, x, w.queryRope, [heads], ropeWidth),
+    rope: w.queryRope === null ? null : ropeQuery(g, x, w.queryRope, dims),
   });
   if (parts.rope === null || angles === null) return { rope: null, nope: parts.nope };
   const rotated = rope(g, parts.rope, angles); // [b, s, h, m]
   const [b, s] = [at(g.shape(x), 0), at(g.shape(x), 1)];
   return { rope: g.reshape(rotated, [b, s, ...groups, ropeWidth]), nope: parts.nope };
+}
+
+/** Rotating elements of every head before RoPE: [b, s, h, m], zero at those of other KV heads where only its own are projected. */
+function ropeQuery<V>(g: Emit<V>, x: V, projection: Linear<V>, { heads, kvHeads, ropeWidth }: PartialRopeDims): V {
+  if (at(g.shape(projection.weight), 0) === heads * ropeWidth) return linearHeads(g, x, projection, [heads], ropeWidth);
+  const own = linearHeads(g, x, projection, [kvHeads, heads / kvHeads, 2], ropeWidth / 2 / kvHeads); // [b, s, g, r, real or imaginary, e]
+  const identity = Float32Array.from({ length: kvHeads ** 2 }, (_, i) => (i % (kvHeads + 1) === 0 ? 1 : 0));
+  const spread = g.einsum('bsgrxe,gk->bsgrxke', own, g.constant({ dtype: 'float32', shape: [kvHeads, kvHeads], data: identity }));
+  return g.reshape(spread, [at(g.shape(x), 0), at(g.shape(x), 1), heads, ropeWidth]);
 }
 
 /** x: [b, s, d] -> the rotated rope key shared by all heads: [b, s, m], or null where nothing rotates. */

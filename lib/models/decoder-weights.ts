@@ -56,6 +56,12 @@ export function sourceAttentionShapes({ config, family }: Pick<Model, 'config' |
   return new Map([...outputs.flatMap(([name, out, input, has]) => linearShapes(name, out, input, has)), ...norms]);
 }
 
+/** Rows of a layer's q_rope_proj: all rotating elements of every head, or those of its own KV head (kernels/partial-rope.ts). */
+function ropeQueryRows({ tensors }: Model['checkpoint'], layer: number, heads: number, kvHeads: number, rope: number): number {
+  const own = (heads * rope) / kvHeads;
+  return tensors.get(`${mlaTensorName(layer, 'queryRope')}.weight`)?.shape[0] === own ? own : heads * rope;
+}
+
 /** Tensor name -> shape of one converted attention layer; biases are there where the checkpoint has them. */
 export function mlaAttentionShapes({ config, checkpoint }: Pick<Model, 'config' | 'checkpoint'>, layer: number, mla: MlaLayerConfig): Shapes {
   const { hidden, heads, kvHeads, headDim } = config;
@@ -63,7 +69,7 @@ export function mlaAttentionShapes({ config, checkpoint }: Pick<Model, 'config' 
   const queryInput = mla.queryRank ?? hidden;
   const all: [MlaTensor | MlaExtra, number, number][] = [
     ['queryDown', mla.queryRank ?? 0, hidden],
-    ['queryRope', heads * rope, queryInput],
+    ['queryRope', ropeQueryRows(checkpoint, layer, heads, kvHeads, rope), queryInput],
     ['queryNope', heads * mla.nopeWidth, queryInput],
     ['keyRope', rope, hidden],
     ['down', mla.rank, hidden],

@@ -39,8 +39,7 @@ function rowMaps({ heads, kvHeads, headDim }: Dims, { kept, permutedQuery }: Mha
   const headsOf = Array.from({ length: heads }, (_, head) => ({ head, group: Math.floor((head * kvHeads) / heads) }));
   const ropeRow = (head: number, pair: number, i: number, member: number): number =>
     (permutedQuery ? head * 2 * perHead + member * perHead + i : head * headDim + pair + member * half);
-  const queryRope = headsOf.flatMap(({ head, group }) => members.flatMap((member) =>
-    slots.map(({ kvHead, i }) => (kvHead === group ? ropeRow(head, kept[group]?.[i] ?? NaN, i, member) : -1))));
+  const queryRope = headsOf.flatMap(({ head, group }) => members.flatMap((member) => (kept[group] ?? []).map((pair, i) => ropeRow(head, pair, i, member))));
   const queryNope = headsOf.flatMap(({ head, group }) => {
     if (permutedQuery) return Array.from({ length: nopeWidth }, (_, j) => heads * 2 * perHead + head * nopeWidth + j);
     const rotating = new Set(kept[group]);

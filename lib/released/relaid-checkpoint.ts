@@ -20,7 +20,7 @@ export function renamed(base: Checkpoint, name: string, from: string): Relaid {
 }
 
 /**
- * Rows of `from`, a weight [rows, columns] or a bias [rows], in a new order; -1 is a row of zeros.
+ * Rows of `from`, a weight [rows, columns] or a bias [rows], in a new order.
  * Errors: no such tensor, rows it does not have.
  */
 export function takenRows(base: Checkpoint, name: string, from: string, rows: readonly number[]): Relaid {
@@ -35,7 +35,7 @@ export function takenRows(base: Checkpoint, name: string, from: string, rows: re
     async read() {
       const { data } = await base.read(from);
       const taken = new Float32Array(rows.length * width);
-      rows.forEach((row, i) => { if (row >= 0) taken.set(data.subarray(row * width, (row + 1) * width), i * width); });
+      rows.forEach((row, i) => taken.set(data.subarray(row * width, (row + 1) * width), i * width));
       return { dtype: 'float32', shape: [rows.length, ...inner], data: taken };
     },
   };

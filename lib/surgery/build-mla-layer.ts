@@ -3,11 +3,11 @@ import { record, type Recorder, type Value } from '../graph/record.ts';
 import type { Port, Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
 import type { AttentionLayer, Projection } from './attention-layer.ts';
-import { plannedRows, queryElements, selectRows, toProjection } from './complex-rows.ts';
+import { ownSlots, plannedRows, queryElements, selectRows, toProjection } from './complex-rows.ts';
 import type { KvFactors } from './joint-kv-svd.ts';
 import { splitHeadNorm } from './head-norm.ts';
 import { headNormValues, layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
-import type { RopePlan } from './rope-plan.ts';
+import { keepsOwnPairs, type RopePlan } from './rope-plan.ts';
 
 /** A layer of multi-head latent attention: every weight, and what a loader needs beside them. */
 export interface MlaLayer {
@@ -30,7 +30,8 @@ export interface MlaLayer {
   readonly maxPositions: number;
   /** Null where nothing of that part is left. */
   readonly weights: {
-    readonly queryRope: Projection | null; // [h 2n, d], per head [n real | n imaginary]
+    /** [h 2n, d], per head [n real | n imaginary]; [h 2n / g, d] where heads see the components of their own KV head only. */
+    readonly queryRope: Projection | null;
     readonly queryNope: Projection | null; // [h nope, d]
     readonly keyRope: Projection | null; // [2n, d]
     readonly down: Projection; // [R, d]
@@ -68,7 +69,7 @@ export function buildMlaLayer(attention: AttentionLayer, plan: RopePlan, factors
   }
   const rows = plannedRows(attention, plan);
   const weights: MlaLayer['weights'] = {
-    queryRope: plan.components.length === 0 ? null : toProjection(rows.queryRope),
+    queryRope: plan.components.length === 0 ? null : toProjection(keepsOwnPairs(attention, plan) ? ownSlots(rows.queryRope, attention) : rows.queryRope),
     keyRope: plan.components.length === 0 ? null : toProjection(rows.keyRope),
     queryNope: nopeWidth === 0 ? null : toProjection(selectRows(rows.queryNope, queryElements(plan, attention))),
     keyUp: nopeWidth === 0 ? null : { weight: factors.keyUp, bias: null },

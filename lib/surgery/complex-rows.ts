@@ -128,6 +128,14 @@ export function selectRows(from: Rows, rows: readonly number[]): Rows {
   return { weight, bias: bias === null ? null : Float64Array.from(rows, (row) => bias[row] ?? NaN), rows: rows.length, cols };
 }
 
+/** Rope query rows [h 2n, d] without those that are zero when a head sees the components of its own KV head only: [h 2n / g, d]. */
+export function ownSlots(rows: Rows, { heads, kvHeads }: Pick<AttentionLayer, 'heads' | 'kvHeads'>): Rows {
+  const half = rows.rows / heads / 2;
+  const own = half / kvHeads;
+  return selectRows(rows, Array.from({ length: heads }, (_, head) => [0, half].flatMap((member) =>
+    Array.from({ length: own }, (_, i) => head * 2 * half + member + Math.floor((head * kvHeads) / heads) * own + i))).flat());
+}
+
 /** The given rows where they are, and zero in place of all others. */
 export function zeroOtherRows({ weight, bias, rows, cols }: Rows, keep: readonly number[]): Rows {
   const kept = new Set(keep);

@@ -2,7 +2,7 @@
 import type { HostTensor } from '../../kernels/emit.ts';
 import type { SplitHeadNorm } from '../../kernels/index.ts';
 import type { AttentionLayer } from './attention-layer.ts';
-import type { PairTerm, PlanChoice, RopePlan } from './rope-plan.ts';
+import { keepsOwnPairs, type PlanChoice, type RopePlan } from './rope-plan.ts';
 
 /** Weights of the norms on each query and each key head before RoPE. */
 export interface HeadNorm {
@@ -11,22 +11,14 @@ export interface HeadNorm {
   readonly eps: number;
 }
 
-const isUnit = (term: PairTerm | undefined, head: number, pair: number): boolean =>
-  term !== undefined && term.head === head && term.pair === pair && term.re === 1 && term.im === 0;
-
 /**
  * Refuses what a norm per head does not allow: the norm is taken over one whole head, so every KV head must keep the same
  * number of its own pairs as they are, and its keys must have no bias (which would be scaled token by token).
  */
 export function checkHeadNorm(caller: string, attention: AttentionLayer, strategy: string, { components, fold }: PlanChoice): void {
   if (attention.headNorm == null) return;
-  const { layer, kvHeads } = attention;
-  const perHead = components.length / kvHeads;
-  const keepsPairs = Number.isInteger(perHead) && fold.length === 0 && components.every(({ key, query, back }, i) => {
-    const [head, pair] = [Math.floor(i / perHead), key[0]?.pair ?? -1];
-    return key.length === 1 && back.length === 1 && isUnit(key[0], head, pair) && isUnit(back[0], head, pair) && query.every((term) => isUnit(term, term.head, pair));
-  });
-  if (!keepsPairs) {
+  const { layer } = attention;
+  if (fold.length > 0 || !keepsOwnPairs(attention, { components })) {
     throw new RangeError(`${caller}: strategy must keep whole pairs of single heads (uniform, high, low, 2-norm) where heads have norms, got ${strategy} for layer ${layer}`);
   }
   if (attention.key.bias !== null) throw new RangeError(`${caller}: keys must have no bias where heads have norms, got one for layer ${layer}`);

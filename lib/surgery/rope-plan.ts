@@ -65,3 +65,17 @@ export function singlePair(kvHead: number, pair: number, frequency: number, quer
     query: Array.from({ length: queryHeadsPerKvHead }, (_, i) => unit(kvHead * queryHeadsPerKvHead + i)),
   };
 }
+
+const isUnit = (term: PairTerm | undefined, head: number, pair: number): boolean =>
+  term !== undefined && term.head === head && term.pair === pair && term.re === 1 && term.im === 0;
+
+/** Whether every KV head keeps as many of its own pairs as they are, in the order of the KV heads. */
+export function keepsOwnPairs({ kvHeads, heads }: { readonly heads: number; readonly kvHeads: number }, { components }: Pick<PlanChoice, 'components'>): boolean {
+  const perHead = components.length / kvHeads;
+  const perGroup = heads / kvHeads;
+  return Number.isInteger(perHead) && components.every(({ key, query, back }, i) => {
+    const [head, pair] = [Math.floor(i / perHead), key[0]?.pair ?? -1];
+    return key.length === 1 && back.length === 1 && isUnit(key[0], head, pair) && isUnit(back[0], head, pair)
+      && query.every((term) => isUnit(term, term.head, pair) && Math.floor(term.head / perGroup) === head);
+  });
+}
