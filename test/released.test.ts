@@ -137,6 +137,14 @@ t.test('what the configurations leave out or misspell', async (t) => {
     const { ids, logits } = await goldenOf('mha2mla-legacy-llama-gqa-tied-low-svd7-kv4');
     t.ok(worst((await threeWays(await openModel(path), ids[0] ?? [])).prefill, logits(0)) < tolerance, 'lask_k_rope_dim, as in the released Llama 2 checkpoints');
   });
+  for (const [name, value] of [['RoPE', { partial_rope_version: 0, top_k_rope_dim: 0 }], ['mha2mla', { is_baseline: true, partial_rope_version: 'high' }]] as const) {
+    await changed('source-sq-gqa-tied', (config) => { config[name] = value; }, null, async (path) => {
+      const model = await openModel(path);
+      t.equal(model.released, null, `a baseline with a ${name} block is an ordinary model`);
+      const { ids, logits } = await goldenOf('source-sq-gqa-tied');
+      t.ok(worst((await threeWays(model, ids[0] ?? [])).prefill, logits(0)) < tolerance);
+    });
+  }
   const main = 'mha2mla-main-llama-gqa-tied-high-joint-kv24';
   const refusals: [string, string, (config: Record<string, unknown>) => void, RegExp][] = [
     [main, 'pairs for dims', (config) => { block(config, 'mha2mla').rope_dim_for_mla = 8; }, /self_attn\.k_r_proj\.weight .* must have 16 rows for 4 rotating pairs per head in layer 0, got 8/],
@@ -145,6 +153,8 @@ t.test('what the configurations leave out or misspell', async (t) => {
     [main, 'repeated heads', (config) => { block(config, 'mha2mla').is_gqa2mha2mla = true; }, /repeated KV heads are not read/],
     ['mha2mla-legacy-llama-gqa-tied-low-svd7-kv4', 'a legacy strategy nobody knows', (config) => { block(config, 'RoPE').partial_rope_version = 9; }, /RoPE block of .* must be valid/],
     ['mha2mla-legacy-sq-gqa-tied-uniform-svd7-kv4', 'a step that parts pairs', (config) => { block(config, 'RoPE').uniform_step = 3; }, /uniform_step of .* must divide the 8 pairs/],
+    ['source-sq-gqa-tied', 'partial RoPE without factors', (config) => { config.RoPE = { partial_rope_version: 1, top_k_rope_dim: 4 }; }, /block RoPE of config\.json says that the model was converted/],
+    ['source-sq-gqa-tied', 'a conversion that did not happen', (config) => { config.mha2mla = { is_baseline: false }; }, /block mha2mla of config\.json says that the model was converted/],
     ['deepseek-v3-dense', 'experts', (config) => { config.first_k_dense_replace = 1; }, /first_k_dense_replace must be 3 \(experts are not read\), got 1/],
     ['transmla-qwen2-rope4-fold4-kv12', 'capped scores', (config) => { config.attn_logit_softcapping = 30; }, /capped scores are not read/],
     ['transmla-qwen2-rope4-fold4-kv12', 'a missing rank', (config) => { delete config.kv_lora_rank; }, /must describe a dense model that is read here/],
