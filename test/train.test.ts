@@ -113,7 +113,7 @@ t.test('the optimiser equals a plain loop, whatever the length', (t) => {
     t.ok(Math.abs(kernel.squares(gradient) / gradient.reduce((sum, x) => sum + x * x, 0) - 1) < 1e-6);
     const sum = weights.slice();
     kernel.add(sum, gradient);
-    t.same(sum, weights.map((x, i) => x + (gradient[i] ?? NaN)));
+    t.equal(difference(weights.map((x, i) => x + (gradient[i] ?? NaN)), sum), 0);
   }
   t.end();
 });
@@ -278,7 +278,7 @@ t.test('a loss that is not a number, or explodes, stops with the step, the place
 t.test('kill -9 at any moment, --resume, and the weights are bit by bit those of a run that was not killed', async (t) => {
   const data = join(scratch, 'data.u16');
   await writeFile(data, new Uint8Array(Uint16Array.from(tokensOf(3000)).buffer));
-  const args = (out: string): string[] => ['train', zoo, '--data', data, '--out', out, '--steps', '90', '--save-every', '6', '--sequence-length', '17', '--accumulate', '2', '--learning-rate', '0.01', '--threads', '1', '--json'];
+  const args = (out: string): string[] => ['train', zoo, '--data', data, '--out', out, '--steps', '50', '--save-every', '6', '--sequence-length', '17', '--accumulate', '2', '--learning-rate', '0.01', '--threads', '1', '--json'];
   const run = (line: readonly string[], kill: ((metrics: string) => boolean) | null, metricsFile: string): Promise<number | string | null> => new Promise((done, fail) => {
     const child = spawn(process.execPath, ['--import=tsx', fileURLToPath(new URL('../lib/cli.ts', import.meta.url)), ...line], { stdio: 'ignore' });
     const timer = setInterval(() => { if (kill !== null && existsSync(metricsFile) && kill(readFileSync(metricsFile, 'utf8'))) child.kill('SIGKILL'); }, 3);
@@ -288,11 +288,11 @@ t.test('kill -9 at any moment, --resume, and the weights are bit by bit those of
   const whole = join(scratch, 'whole'), killed = join(scratch, 'killed');
   const metrics = join(killed, 'training', 'metrics.jsonl');
   const lines = (text: string): number => text.split('\n').length - 1;
-  const reference = run(args(whole), null, '');
   t.equal(await run(args(killed), (text) => lines(text) >= 3, metrics), 'SIGKILL', 'before the first save, or soon after');
-  t.equal(await run([...args(killed), '--resume'], (text) => lines(text) >= 41, metrics), 'SIGKILL', 'between saves');
+  t.equal(await run([...args(killed), '--resume'], (text) => lines(text) >= 22, metrics), 'SIGKILL', 'between saves');
   t.equal(await run([...args(killed), '--resume'], null, metrics), 0);
-  t.equal(await reference, 0);
+  const source = await openTokenSource(data, { vocab: 97, endOfText: null, tokenizer: () => Promise.reject(new Error('a token file needs no tokenizer')) });
+  await train(model, whole, { data: [{ source }], steps: 50, saveEvery: 6, sequenceLength: 17, accumulate: 2, learningRate: 0.01, runtime: { threads: 1 } });
   t.equal(Buffer.compare(await readFile(join(killed, 'model.safetensors')), await readFile(join(whole, 'model.safetensors'))), 0, 'weights');
   t.equal(await readFile(metrics, 'utf8'), await readFile(join(whole, 'training', 'metrics.jsonl'), 'utf8'), 'metrics');
 });
