@@ -47,7 +47,7 @@ const foldOption: OptionSpec<number | 'search' | undefined> = {
 };
 
 /** Options that say how to convert; a checkpoint that is latent attention already takes none. */
-const choices = ['cacheShare', 'bytesPerToken', 'rope', 'pairs', 'components', 'fold', 'factor', 'rank', 'adjustRanks', 'singularValues', 'calibration', 'calibrationTokens', 'statistics'] as const;
+const choices = ['cacheShare', 'bytesPerToken', 'rope', 'pairs', 'components', 'fold', 'factor', 'rank', 'adjustRanks', 'singularValues', 'calibration', 'calibrationTokens', 'statistics', 'latentGroups'] as const;
 
 /** `convert MODEL --out DIR`: a source model to a directory with latent attention; another format's checkpoint re-laid. */
 export const convertModel = defineCommand({
@@ -72,11 +72,12 @@ export const convertModel = defineCommand({
     statistics: text('--statistics <DIR>', 'keep the statistics of the calibration text here: reused when they fit, gone on with after a stop'),
     refit: off('--no-refit', 'do not fit the output projections to the source on the calibration text'),
     pairTable: pairTableOption,
+    latentGroups: wholeNumber('--latent-groups <N>', 'groups of KV heads with a latent of their own: same bytes, fewer FLOPs when decoding (default 1)', { least: 1 }),
     seed: wholeNumber('--seed <S>', 'seed of the randomised SVD of very large layers (default 0)', { least: 0, most: 2 ** 32 - 1 }),
     threads: threadsOption,
   },
   async run(name, values, io) {
-    const { out, rope: plan, factor, singularValues, calibration: files, calibrationTokens: tokens, statistics, refit, seed, threads, pairTable } = values;
+    const { out, rope: plan, factor, singularValues, calibration: files, calibrationTokens: tokens, statistics, refit, latentGroups, seed, threads, pairTable } = values;
     const { cacheShare, bytesPerToken, pairs, components, fold, rank, adjustRanks, cache } = values;
     refuseTogether(values, 'cacheShare', 'bytesPerToken', 'rank');
     refuseTogether(values, 'pairs', 'components');
@@ -100,7 +101,7 @@ export const convertModel = defineCommand({
     const calibration = tokenizer === null || model.mla !== null ? undefined : await calibrationFor(model, tokenizer, { files, tokens });
     const report = await withProgress('converting', 'layers', io, (onProgress) => convert(model, out, {
       budget: { cacheShare, bytesPerToken, cache, pairs, components, rank },
-      plan, fold, factor, adjustRanks, singularValues, calibration, statisticsDirectory: statistics, refit: refit && calibration !== undefined, seed, threads, files: sides, onProgress,
+      plan, fold, factor, adjustRanks, singularValues, latentGroups, calibration, statisticsDirectory: statistics, refit: refit && calibration !== undefined, seed, threads, files: sides, onProgress,
       clock: io.clock,
       signal: io.signal,
     }));
