@@ -222,6 +222,7 @@ t.test('a converted model learns from its source: every set of weights, every lo
     t.same(changed.filter((name) => !names.has(name)), [], `${which}: frozen weights are as they were`);
     t.ok(changed.length > 0 && names.size < start.size, `${changed.length} of ${names.size} weights have changed`);
   }
+  await t.rejects(train(student, join(scratch, 'idle'), { ...small, teacher: model, loss: 'layers', train: 'all' }), /weights of all must take part in loss layers, got model.embed_tokens.weight; try attention/);
   t.throws(() => trainableNames(model, start.keys(), 'factors'), /factors are there in converted models only/);
 });
 

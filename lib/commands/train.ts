@@ -53,7 +53,7 @@ export const trainModel = defineCommand({
     out: requiredText('--out <DIR>', 'directory to make; it must be absent or empty, but for --resume'),
     teacher: text('--teacher <MODEL>', 'model to learn from'),
     loss: choice('--loss <NAME>', 'what is made small (default next-token, with a teacher teacher)', namesOf(losses), undefined),
-    train: choice('--train <WHICH>', 'weights that learn', namesOf(trainableSets), 'all'),
+    train: choice('--train <WHICH>', 'weights that learn (default all; attention for the losses of layers)', namesOf(trainableSets), undefined),
     steps: wholeNumber('--steps <N>', 'updates', { least: 1 }),
     tokens: wholeNumber('--tokens <N>', 'instead of steps: tokens to train on at least', { least: 1 }),
     sequenceLength: wholeNumber('--sequence-length <N>', 'tokens of a sequence (default 512, or the context where that is shorter)', { least: 2 }),

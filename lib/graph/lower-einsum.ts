@@ -85,9 +85,11 @@ function contract<V extends { readonly shape: readonly Dim[] }>(
     return { axes: needed, value: arrange(words, { axes: all, value: product }, needed) };
   }
   // The side whose free axis comes last in the result goes right, so that the product needs no transposition.
-  const swap = right !== '' && left.includes(needed.at(-1) ?? ' ');
-  const [x, y, rows, cols] = swap ? [b, a, right, left] : [a, b, left, right];
   const merged = (axes: string): Dim => productOfDims(dims(axes));
+  const last = right !== '' && left.includes(needed.at(-1) ?? ' ');
+  const leads = batch === '' && [a, b].every(({ axes }) => axes.startsWith(inner));
+  const swap = last !== (leads && isWide(last ? merged(right) : merged(left), last ? merged(left) : merged(right), merged(inner)));
+  const [x, y, rows, cols] = swap ? [b, a, right, left] : [a, b, left, right];
   const own = pick(x.axes, (axis) => rows.includes(axis));
   const ordered = isLonger(merged(inner), merged(cols)) ? own : rows;
   const matrices = [...dims(batch)];
@@ -96,6 +98,15 @@ function contract<V extends { readonly shape: readonly Dim[] }>(
   const product = words.matmul(lhs, rhs, [...matrices, merged(rows), merged(cols)]);
   const axes = batch + ordered + cols;
   return { axes, value: words.reshape(product, dims(axes)) };
+}
+
+/**
+ * A^T B, as in the gradient of a weight: whether A is so much wider than B that (B^T A)^T is faster. The engine walks a
+ * transposed left side with its width as the step, a quarter to a third slower where that is large; the result's
+ * transposition only pays when many rows are contracted.
+ */
+function isWide(rows: Dim, cols: Dim, inner: Dim): boolean {
+  return typeof rows === 'number' && typeof cols === 'number' && rows > cols && (typeof inner !== 'number' || inner >= 128);
 }
 
 /**

@@ -26,6 +26,11 @@ export interface RuntimeOptions {
    * block comes on top of what the first run took, so a training step, whose tensors are large, does without.
    */
   readonly memoryPattern?: boolean;
+  /**
+   * Keep memory between runs instead of giving it back to the system. Default true; a graph that takes gigabytes a run, with
+   * other work between, may do without.
+   */
+  readonly memoryArena?: boolean;
   /** Where large host constants pass through a file when a subgraph mixes them with stored ones. Default: the system's. */
   readonly temporaryDirectory?: string;
 }
@@ -54,7 +59,7 @@ export const defaultThreads = (): number => Math.min(availableParallelism(), 8);
  * onnxruntime, any files at any offset. Errors name the subgraph.
  */
 export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = {}): Promise<Runtime> {
-  const { provider = 'cpu', prepack = true, spinning = true, optimisation = 'all', memoryPattern = true, threads = defaultThreads() } = options;
+  const { provider = 'cpu', prepack = true, spinning = true, optimisation = 'all', memoryPattern = true, memoryArena = true, threads = defaultThreads() } = options;
   if (!Number.isInteger(threads) || threads < 1) throw new Error(`openRuntime: threads must be 1 or more, got ${threads}`);
   for (const port of [...subgraph.inputs, ...subgraph.outputs]) {
     if (port.dtype === 'bfloat16') throw new Error(`openRuntime: ports of ${subgraph.name} cannot be bfloat16, got ${port.name}; cast inside`);
@@ -62,7 +67,7 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
   const placed = placeConstants(subgraph, options.temporaryDirectory ?? tmpdir());
   try {
     const session = await InferenceSession.create(toModel(subgraph, { place: placed.place }), {
-      executionProviders: [provider], intraOpNumThreads: threads, interOpNumThreads: 1, graphOptimizationLevel: optimisation, logSeverityLevel: SILENT, enableMemPattern: memoryPattern,
+      executionProviders: [provider], intraOpNumThreads: threads, interOpNumThreads: 1, graphOptimizationLevel: optimisation, logSeverityLevel: SILENT, enableMemPattern: memoryPattern, enableCpuMemArena: memoryArena,
       externalData: placed.memory,
       extra: { session: {
         disable_prepacking: prepack ? '0' : '1', intra_op: { allow_spinning: spinning ? '1' : '0' },

@@ -7,6 +7,7 @@ import type { Model } from '../models/model.ts';
 import {
   attentionPort, hiddenPort, nextTokenSubgraph, normedPort, regressionSubgraph, statesSubgraph, teacherSubgraph, type RegressionOptions, type SequenceShape, type StatesWanted,
 } from './training-graph.ts';
+import type { TrainableName } from './trainable.ts';
 import type { Feeds, Weights } from './trainer.ts';
 
 export interface Objective {
@@ -99,10 +100,10 @@ const regression = (own: boolean) => async (options: ObjectiveOptions): Promise<
 };
 
 const rows = {
-  'next-token': { name: 'next-token', what: 'nats of the next token', needsTeacher: false, open: nextToken },
-  teacher: { name: 'teacher', what: 'KL to the teacher\'s next-token distribution', needsTeacher: true, open: fromTeacher },
-  layers: { name: 'layers', what: 'attention outputs of every layer, on the teacher\'s inputs', needsTeacher: true, open: regression(false) },
-  'layers-own': { name: 'layers-own', what: 'attention outputs of every layer, on the student\'s own inputs', needsTeacher: true, open: regression(true) },
+  'next-token': { name: 'next-token', what: 'nats of the next token', needsTeacher: false, train: 'all', open: nextToken },
+  teacher: { name: 'teacher', what: 'KL to the teacher\'s next-token distribution', needsTeacher: true, train: 'all', open: fromTeacher },
+  layers: { name: 'layers', what: 'attention outputs of every layer, on the teacher\'s inputs', needsTeacher: true, train: 'attention', open: regression(false) },
+  'layers-own': { name: 'layers-own', what: 'attention outputs of every layer, on the student\'s own inputs', needsTeacher: true, train: 'attention', open: regression(true) },
 } as const;
 
 export type LossName = keyof typeof rows;
@@ -110,6 +111,8 @@ export interface LossRow {
   readonly name: string;
   readonly what: string;
   readonly needsTeacher: boolean;
+  /** Weights that learn by default. */
+  readonly train: TrainableName;
   readonly open: (options: ObjectiveOptions) => Promise<Objective>;
 }
 /** Losses by name. */

@@ -21,7 +21,7 @@ export interface TrainOptions {
   /** Default 'next-token', or 'teacher' where there is one. */
   readonly loss?: LossName;
   readonly teacher?: Model | null;
-  /** Default 'all'. */
+  /** Default 'all'; 'attention' for losses that only attention takes part in. */
   readonly train?: TrainableName;
   /** Peak. Default 3e-4, relative 1e-3. */
   readonly learningRate?: number;
@@ -83,7 +83,7 @@ export function withDefaults(options: TrainOptions): Settings {
   if (!(learningRate > 0 && Number.isFinite(learningRate))) throw new RangeError(`train: learningRate must be positive, got ${learningRate}`);
   return {
     data: options.data, steps, sequenceLength, batch, accumulate, teacher, loss, seed, learningRate, relativeRates: relative, tokensPerStep: batch * accumulate * sequenceLength,
-    train: options.train ?? 'all' as const, schedule: options.schedule ?? 'warmup-stable-decay' as const, warmupSteps: options.warmupSteps ?? Math.max(1, Math.round(steps / 50)),
+    train: options.train ?? losses[loss].train, schedule: options.schedule ?? 'warmup-stable-decay' as const, warmupSteps: options.warmupSteps ?? Math.max(1, Math.round(steps / 50)),
     optimiser: options.optimiser ?? {}, evaluation: options.evaluation ?? null, evaluationSequences: options.evaluationSequences ?? 8, saveEvery: options.saveEvery ?? steps,
     recompute: options.recompute ?? false, runtime: options.runtime ?? {}, files: options.files ?? {}, onUpdate: options.onUpdate, signal: options.signal, clock: options.clock ?? (() => performance.now()),
   };

@@ -60,6 +60,11 @@ export async function train(model: Model, out: string, options: TrainOptions): P
   const rateFactors = settings.relativeRates ? relativeRates(new Map([...start].filter(([name]) => trainable.includes(name)))) : {};
   const { weights, optimiser: state } = saved === null ? { weights: start, optimiser: undefined } : await loadSave(saved, start, trainable);
   const objective = await losses[settings.loss].open({ model, weights, teacher, sequenceLength, batch, runtime });
+  const idle = trainable.find((name) => !objective.subgraph.inputs.some((port) => port.name === name));
+  if (idle !== undefined) {
+    await objective.close();
+    throw new RangeError(`train: weights of ${settings.train} must take part in loss ${settings.loss}, got ${idle}; try ${losses[settings.loss].train}`);
+  }
   const trainer = await createTrainer({
     subgraph: objective.subgraph, checkpoints: objective.checkpoints, recompute: settings.recompute, weights, trainable, state, runtime, optimiser: { ...settings.optimiser, rateFactors },
   });
