@@ -13,15 +13,21 @@ import type { Constant, Dim, HostTensor, Subgraph } from '../lib/graph/subgraph.
 import { openModel } from '../lib/models/model.ts';
 import { dequantiseBlocks, quantiseBlocks, type Bits } from '../lib/passes/block-codes.ts';
 import { blockRoundings, type BlockRoundingName } from '../lib/passes/block-rounding.ts';
+import { calibratedCodes } from '../lib/passes/calibrated-codes.ts';
 import { dequantiseColumns, quantiseColumns } from '../lib/passes/column-codes.ts';
+import { compensatedCodes } from '../lib/passes/compensated-codes.ts';
 import { fuseTransposedWeights } from '../lib/passes/fuse-transposed-weights.ts';
+import { inputMoments } from '../lib/passes/input-moments.ts';
 import { mergeProjections } from '../lib/passes/merge-projections.ts';
 import { edgesOf, replaceNodes, runPasses, type Pass } from '../lib/passes/pass.ts';
 import { quantiseDynamic } from '../lib/passes/quantise-dynamic.ts';
 import { fittingBlockSize, quantiseWeights } from '../lib/passes/quantise-weights.ts';
 import { fuseSkipNorms } from '../lib/passes/skip-norm.ts';
 import { weightFormats, weightPasses } from '../lib/passes/weight-formats.ts';
+import { multiplyPlain, type GemmOptions } from '../lib/linalg/gemm.ts';
+import { identity, matrix, type Matrix } from '../lib/linalg/matrix.ts';
 import { normals, seededRandom } from '../lib/random.ts';
+import { calibrateWeights } from '../lib/session/calibrate-weights.ts';
 import { openSession } from '../lib/session/session.ts';
 import { tensor, tensorBytes, toDType } from '../lib/tensor.ts';
 import { zooPath } from './support/tiny.ts';
@@ -371,4 +377,83 @@ t.test('sessions run their graphs through passes', async (t) => {
   }
   t.equal(seen.length, 12, 'every graph of every session');
   t.same(Object.keys(weightFormats), ['f32', 'int8', 'int4', 'int8-dynamic']);
+});
+
+t.test('calibrated rounding', async (t) => {
+  const inputs = 67, outputs = 71, tokens = 509, weight = draw(91, [outputs, inputs]);
+  // Inputs that move together: 11 directions and a little noise.
+  const mix = draw(92, [11, inputs]), latent = draw(93, [tokens, 11]), noise = draw(94, [tokens, inputs], 0.1);
+  const x = Float32Array.from(noise.data, (v, at) => {
+    let sum = v;
+    for (let d = 0; d < 11; d++) sum += latent.data[Math.floor(at / inputs) * 11 + d]! * mix.data[d * inputs + (at % inputs)]!;
+    return sum;
+  });
+  const g = layer(weight), moments = inputMoments(g);
+  t.same([...moments.outputs], [['weight', moments.subgraph.outputs[0]?.name]]);
+  const sums = floats(Object.values(await runSubgraph(moments.subgraph, { x: tensor('float32', [1, tokens, inputs], x) }, { threads: 1 }))[0]);
+  const byHand = Float64Array.from({ length: inputs ** 2 }, (_, at) => {
+    let sum = 0;
+    for (let token = 0; token < tokens; token++) sum += x[token * inputs + Math.floor(at / inputs)]! * x[token * inputs + (at % inputs)]!;
+    return sum;
+  });
+  t.ok(distance(sums, byHand) < 1e-6, 'moments are x x^T summed over tokens');
+
+  const gemm = { multiply: async <A extends Float32Array | Float64Array>(a: Matrix<A>, b: Matrix<A>, options: GemmOptions = {}) => multiplyPlain(a, b, options) };
+  const matrices = { identity: identity(inputs), correlated: matrix(inputs, inputs, byHand) };
+  const want = times(x, weight.data, inputs, outputs);
+  for (const rounding of roundingNames) {
+    const options = { bits: 4, blockSize: 16, rounding } as const;
+    const plain = quantiseBlocks(weight.data, outputs, inputs, false, options);
+    const same = await compensatedCodes(weight.data, outputs, inputs, matrices.identity, { ...options, gemm });
+    t.ok(Buffer.compare(same.codes, plain.codes) === 0 && distance(same.scales, plain.scales) === 0, 'independent inputs leave nothing to make up for');
+    t.same(same.zeros, plain.zeros);
+    const made = await compensatedCodes(weight.data, outputs, inputs, matrices.correlated, { ...options, gemm });
+    const [nearest, calibrated] = [plain, made].map((codes) => distance(times(x, dequantiseBlocks(codes), inputs, outputs), want));
+    t.ok(calibrated! < 0.6 * nearest!, `${rounding}: ${calibrated} against ${nearest}`);
+    t.ok(Math.abs(distance(dequantiseBlocks(made), weight.data) - made.relativeError) < 1e-6);
+  }
+  const options = { bits: 4, blockSize: 16, rounding: 'search-asymmetric', gemm } as const;
+  await t.rejects(compensatedCodes(weight.data, outputs, inputs, identity(3), options), { message: 'compensatedCodes: moments must be [67, 67], got [3, 3]' });
+  await t.rejects(compensatedCodes(new Float32Array(5), outputs, inputs, identity(inputs), options), /weights must be \[71, 67\], got 5 numbers/);
+  await t.rejects(compensatedCodes(weight.data.map((v, i) => (i === 70 ? NaN : v)), outputs, inputs, identity(inputs), options), /weights must be finite, got NaN at output 1, input 3/);
+
+  const graph = block('s'), feeds = [101, 103].map((seed) => ({ x: draw(seed, [1, 53, 64]) }));
+  const progress: number[] = [];
+  const codes = await calibratedCodes(graph, feeds, { threads: 1, momentBytes: 1, onProgress: (done, all) => progress.push(done, all) });
+  t.same([...codes.keys()], ['w0', 'w1', 'w2', 'gate', 'up'], 'no block size fits the 97 inputs of the last');
+  t.same(progress.slice(-2), [5, 5]);
+  const together = await calibratedCodes(graph, feeds, { threads: 1 });
+  t.ok([...codes].every(([name, { codes: bytes }]) => Buffer.compare(bytes, together.get(name)!.codes) === 0), 'groups change nothing');
+  const quantised = quantiseWeights(graph, { bits: 8, codesOf: ({ name }) => codes.get(name) ?? null });
+  t.same(quantised.quantised.map(({ bits }) => bits), [4, 4, 4, 4, 4]);
+  inferShapes(quantised);
+  t.throws(() => quantiseWeights(layer(draw(1, [73, 64])), { bits: 4, codesOf: () => codes.get('w0') ?? null }), /codes of weight must be \[73, 64\], got \[67, 64\]/);
+  await t.rejects(calibratedCodes(graph, []), /at least one window of text, got none/);
+});
+
+t.test('a model with calibrated weights', async (t) => {
+  const model = await openModel(zooPath('llama-gqa-tied')), { vocab } = model.config;
+  const windows = [1, 2, 3].map((seed) => Array.from({ length: 61 }, (_, i) => (i * 31 * seed + seed) % vocab));
+  const pass = await calibrateWeights(model, windows, { threads: 1 });
+  const ids = Array.from({ length: 59 }, (_, i) => (i * 17 + 5) % vocab);
+  const logits = async (passes: readonly Pass[]): Promise<Float32Array> => {
+    const session = openSession(model, { threads: 1, passes });
+    try {
+      return floats(await session.logits(session.createCache(), ids));
+    } finally {
+      await session.close();
+    }
+  };
+  const want = await logits([]), bits: number[] = [];
+  const own: Pass = (graph) => {
+    const quantised = quantiseWeights(graph, { bits: 4, blockSize: 32, bitsOf: ({ name }) => (name.includes('embed') ? 8 : 4) });
+    bits.push(...quantised.quantised.map((weight) => weight.bits));
+    return quantised;
+  };
+  const [nearest, calibrated] = [distance(await logits([own]), want), distance(await logits([pass]), want)];
+  t.ok(calibrated < 0.95 * nearest, `${calibrated} against ${nearest}`);
+  t.ok(bits.includes(8) && bits.includes(4));
+  const changed: Pass = (graph) => ({ ...graph, constants: new Map([...graph.constants].map(([name, c]) => [name, name.includes('mlp.up') ? draw(7, c.shape.map(Number)) : c])) });
+  t.ok(distance(await logits([changed, pass]), await logits([changed])) < 2 * nearest, 'codes are not put in the place of other numbers');
+  await t.rejects(calibrateWeights(model, [[1], []]), /windows must have 1\.\.\d+ tokens, got 1, 0/);
 });

@@ -84,3 +84,12 @@ export function addedBias(edges: Edges, product: Node, outputs: number): { node:
   const constant = edges.constant(bias);
   return constant?.dtype === 'float32' && constant.shape.length === 1 && constant.shape[0] === outputs ? { node, bias } : null;
 }
+
+/** Tells constants of the same name apart: where a stored one lies, else some 256 of its elements. */
+export function constantMark(constant: Constant): string {
+  if (isStored(constant)) return `${constant.file.path} ${constant.file.offset}`;
+  const { data } = constant, step = Math.max(1, Math.floor(data.length / 256));
+  const sample: string[] = [];
+  for (let i = 0; i < data.length; i += step) sample.push(String(data[i]));
+  return sample.join();
+}

@@ -8,6 +8,9 @@ import { gatherCodes, type CodeNames } from './gather-codes.ts';
 import { contrib, edgesOf, freshNames, intAttribute, operator, replaceNodes } from './pass.ts';
 import { infoOf, naming, storedBytes, type QuantisedSubgraph, type QuantisedWeight, type WeightInfo } from './weight-report.ts';
 
+/** Smaller matrices are not worth an error: their bytes and their time do not count. */
+export const MIN_WEIGHTS = 4096;
+
 export interface QuantiseOptions {
   /** 4 or 8. */
   readonly bits: Bits;
@@ -22,7 +25,7 @@ export interface QuantiseOptions {
   /** E[x^2] of a matrix' inputs, [K], which the search then weighs errors with; null where it is not known. Default: all unknown. */
   readonly importanceOf?: (weight: WeightInfo) => ArrayLike<number> | null;
   /** Codes of a matrix that were made before (compensatedCodes), used as they are; null to make them here. Default: all are made here. */
-  readonly codesOf?: (weight: WeightInfo) => BlockCodes | null;
+  readonly codesOf?: (weight: WeightInfo, constant: Constant) => BlockCodes | null;
 }
 
 /** Codes as constants of the subgraph, and what they were made of. */
@@ -90,12 +93,12 @@ export function fittingBlockSize(inputs: number, wanted: number): number | null 
 
 function quantiseProduct(product: ConstantProduct, options: QuantiseOptions, wanted: number): { codes: BlockCodes; report: QuantisedWeight } | null {
   const { weight, inputs, outputs } = product, info = infoOf(product);
-  const given = options.codesOf?.(info) ?? null;
+  const given = options.codesOf?.(info, weight.constant) ?? null;
   if (given !== null) {
     if (given.inputs !== inputs || given.outputs !== outputs) throw new RangeError(`quantiseWeights: codes of ${weight.name} must be [${outputs}, ${inputs}], got [${given.outputs}, ${given.inputs}]`);
     return { codes: given, report: reportOf(given, product) };
   }
-  const bits = inputs * outputs < (options.minWeights ?? 4096) ? null : options.bitsOf === undefined ? options.bits : options.bitsOf(info);
+  const bits = inputs * outputs < (options.minWeights ?? MIN_WEIGHTS) ? null : options.bitsOf === undefined ? options.bits : options.bitsOf(info);
   const blockSize = fittingBlockSize(inputs, wanted);
   if (bits === null || blockSize === null) return null;
   checkBits(bits);
