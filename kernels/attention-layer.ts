@@ -1,6 +1,6 @@
 /** Whole attention layers, from the normed hidden state to the residual's increment, with the rows that a cache keeps. */
 import { at } from './at.ts';
-import { blockwiseAttention, groupedQueryAttention } from './attention.ts';
+import { between, blockwiseAttention, groupedQueryAttention, inBlocks, maskBetween } from './attention.ts';
 import type { Dim, Emit } from './emit.ts';
 import { asTheyAre, type HeadMaps } from './head-norm.ts';
 import { absorbedAttention, expandedAttention, type UpProjections } from './latent-attention.ts';
@@ -9,7 +9,7 @@ import { partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWei
 import { rmsNorm } from './rms-norm.ts';
 import { rope, type RopeAngles } from './rope.ts';
 import { keyScales, normedQueries, normedRopeKey, type SplitHeadNorm } from './split-head-norm.ts';
-import { expandLatent } from './stored-rows.ts';
+import { expandLatent, plainRows } from './stored-rows.ts';
 import { maskOf, plainStore, segmentReaders, segmentRows, type RowStore, type Segmentation } from './segments.ts';
 
 export interface AttentionDims {
@@ -121,7 +121,15 @@ export function mlaAttentionLayer<V>(
     ropeKey: ropeKeys === null ? null : at(ropeKeys, i), latent: latentRows, keyScale: scaleRows === null ? null : at(scaleRows, i), mask: maskOf(segmentation, i),
   }));
   const [b, s] = batchAndTokens(g, x);
-  const attended = g.reshape(latentForms[form](g, query, segments, w.up, dims.scale), [b, s, dims.heads * dims.valueWidth]); // [b, s, h v]
+  const whole = past === null && segmentation.block !== undefined
+    ? inBlocks(g, s, segmentation.block, (from, to) => {
+      const cut = (a: V | null, start: number): V | null => (a === null ? null : between(g, a, 1, start, to));
+      const seen = { ropeKey: rows.rope === null ? null : plainRows(g, between(g, rows.rope, 1, 0, to)), latent: plainRows(g, between(g, latent, 1, 0, to)), keyScale: cut(scales, 0) };
+      const own = { rope: cut(query.rope, from), nope: cut(query.nope, from) };
+      return latentForms[form](g, own, [{ ...seen, mask: maskBetween(g, maskOf(segmentation, 0), from, to) }], w.up, dims.scale);
+    })
+    : latentForms[form](g, query, segments, w.up, dims.scale);
+  const attended = g.reshape(whole, [b, s, dims.heads * dims.valueWidth]); // [b, s, h v]
   return { output: linear(g, attended, w.output), attended, rows };
 }
 

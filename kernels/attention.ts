@@ -46,18 +46,30 @@ export function groupedQueryAttention<V>(g: Emit<V>, query: V, segments: readonl
   return sumOver(g, weights.map((weight, i) => g.einsum('bgrst,btgv->bsgrv', weight, at(segments, i).value)));
 }
 
+/** Elements from..to-1 of one axis, whose length must be a number. */
+export function between<V>(g: Emit<V>, a: V, axis: number, from: number, to: number): V {
+  const length = at(g.shape(a), axis);
+  if (typeof length !== 'number') throw new RangeError(`between: the length of axis ${axis} must be known when recorded, got ${length}`);
+  return at(g.split(a, axis, [from, to - from, length - to]), 1);
+}
+
 /**
- * The same over tokens that see only themselves and earlier ones, in blocks: query [b, s, g, r, k], key and value
- * [b, s, g, k], mask [s, s], s a number. Scores behind a block's end are never computed.
+ * Attention over tokens that see only themselves and earlier ones, `block` queries at a time: `attend` gives those of
+ * from..to-1 [b, to - from, ...] against the keys 0..to-1. Scores behind a block's end are never computed.
  */
-export function blockwiseAttention<V>(g: Emit<V>, query: V, { key, value, mask }: KeyValueSegment<V>, scale: number, block: number): V {
-  const tokens = at(g.shape(query), 1);
-  if (typeof tokens !== 'number') throw new RangeError(`blockwiseAttention: the number of tokens must be known when recorded, got ${tokens}`);
-  const rows = (a: V, axis: number, from: number, to: number): V => at(g.split(a, axis, [from, to - from, tokens - to]), 1);
+export function inBlocks<V>(g: Emit<V>, tokens: Dim, block: number, attend: (from: number, to: number) => V): V {
+  if (typeof tokens !== 'number') throw new RangeError(`inBlocks: the number of tokens must be known when recorded, got ${tokens}`);
   const starts = Array.from({ length: Math.ceil(tokens / block) }, (_, i) => i * block);
-  return g.concat(1, starts.map((from) => {
-    const to = Math.min(tokens, from + block);
-    const seen = mask === null ? null : rows(rows(mask, 0, from, to), 1, 0, to);
-    return groupedQueryAttention(g, rows(query, 1, from, to), [{ key: rows(key, 1, 0, to), value: rows(value, 1, 0, to), mask: seen }], scale);
-  }));
+  return g.concat(1, starts.map((from) => attend(from, Math.min(tokens, from + block))));
+}
+
+/** The part of a mask [s, s] that queries from..to-1 have of keys 0..to-1. */
+export const maskBetween = <V>(g: Emit<V>, mask: V | null, from: number, to: number): V | null =>
+  (mask === null ? null : between(g, between(g, mask, 0, from, to), 1, 0, to));
+
+/** `groupedQueryAttention` in blocks: query [b, s, g, r, k], key and value [b, s, g, k], mask [s, s], s a number. */
+export function blockwiseAttention<V>(g: Emit<V>, query: V, { key, value, mask }: KeyValueSegment<V>, scale: number, block: number): V {
+  return inBlocks(g, at(g.shape(query), 1), block, (from, to) => groupedQueryAttention(
+    g, between(g, query, 1, from, to), [{ key: between(g, key, 1, 0, to), value: between(g, value, 1, 0, to), mask: maskBetween(g, mask, from, to) }], scale,
+  ));
 }

@@ -11,7 +11,7 @@ export interface Segmentation<V> {
   /** One additive mask (or null) per segment, in order: [past, current], or only one when joined or nothing is cached. */
   readonly masks: readonly (V | null)[];
   /**
-   * Where nothing is cached: queries go through source attention in blocks of so many tokens, each against the keys up to
+   * Where nothing is cached: queries go through attention in blocks of so many tokens, each against the keys up to
    * its own end only, which nears half the work. The number of tokens must be known when recorded.
    */
   readonly block?: number;

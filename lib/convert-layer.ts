@@ -10,6 +10,7 @@ import type { Model } from './models/model.ts';
 import type { PlanStrategyName } from './plan/index.ts';
 import type { Refit } from './refit.ts';
 import type { LayerStatistics } from './statistics/layer-statistics.ts';
+import type { WindowStore } from './statistics/window-store.ts';
 import { readAttentionLayer } from './surgery/attention-layer.ts';
 import { buildMlaLayer, type MlaLayer } from './surgery/build-mla-layer.ts';
 import { jointKvSvd } from './surgery/joint-kv-svd.ts';
@@ -47,7 +48,7 @@ export interface LayerPlan {
   readonly seed: number;
   readonly gemm: Gemm;
   /** Null without calibration text. With `changes` false it only measures. */
-  readonly refit: { readonly pass: Refit; readonly changes: boolean } | null;
+  readonly refit: { readonly pass: Refit; readonly changes: boolean; /** Source outputs known from collecting statistics. */ readonly targets: WindowStore | null } | null;
 }
 
 /** What rankRopeDims takes of a budget, a fold and statistics. */
@@ -65,7 +66,7 @@ export async function convertLayer(model: Model, layer: number, statistics: Laye
   const plan = rankRopeDims(attention, planOptions(options.plan, budget, fold, statistics));
   const factors = await jointKvSvd(attention, plan, { strategy: options.factor, singularValues, rank, ...(ranks === null ? {} : { keyRank: ranks.keyRank }), latentGroups, gemm, seed, ...known });
   const built = buildMlaLayer(attention, plan, factors);
-  const fitted = refit === null ? null : await refit.pass.next(built);
+  const fitted = refit === null ? null : await refit.pass.next(built, refit.targets);
   return {
     mla: fitted?.mla ?? built,
     report: {

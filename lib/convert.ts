@@ -1,11 +1,11 @@
 /** Whole-model conversion: layer by layer through the four functions into one directory that any loader can read. */
 import { mkdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { at } from '../kernels/at.ts';
 import { refuseOccupied, writeDirectoryAtomic, writeFileAtomic, type WriteOptions } from './atomic-write.ts';
 import { resolveBudget, type Budget, type ResolvedBudget } from './budget.ts';
 import { openCheckpoint } from './checkpoint/checkpoint.ts';
 import { tensorSources, writeSafetensors, writeShardedSafetensors, type TensorSource } from './checkpoint/write-safetensors.ts';
+import { statisticsSource } from './convert-statistics.ts';
 import { conversionWarnings } from './conversion-warnings.ts';
 import { chooseOverLayers } from './convert-choices.ts';
 import { convertLayer, layerConfig, mlaTensors, type LayerReport } from './convert-layer.ts';
@@ -22,9 +22,9 @@ import { heldOutPerplexity, type HeldOutPerplexity } from './report/held-out.ts'
 import { reportHtml } from './report/report-html.ts';
 import type { FoldSearch } from './search-fold.ts';
 import type { Calibration } from './statistics/calibration.ts';
-import { collectStatistics } from './statistics/collect-statistics.ts';
 import type { LayerStatistics, StatisticsIdentity } from './statistics/layer-statistics.ts';
 import type { ModelStatistics } from './statistics/saved-statistics.ts';
+import type { WindowStore } from './statistics/window-store.ts';
 
 export type { LayerReport };
 
@@ -93,7 +93,9 @@ export async function convert(model: Model, out: string, options: ConvertOptions
   const { singularValues = 'up', latentGroups = 1, seed = 0, threads, clock = () => performance.now(), signal, calibration = null } = options;
   if (model.mla !== null) throw new TypeError(`convert: MODEL must be a source model, got ${model.path}, which is converted already`);
   const fingerprint = await fingerprintOf(model);
-  const statistics = statisticsSource(model, fingerprint, options);
+  // Over all layers at once the outputs of the source would fill the memory: the refit then runs the source itself.
+  const targets = calibration === null || options.adjustRanks === true || options.fold === 'search' ? null : new Map<number, WindowStore>();
+  const statistics = statisticsSource(model, fingerprint, options, targets);
   const { plan, factor } = strategiesFor(model, statistics !== null, options);
   const refit = options.refit ?? calibration !== null;
   if (refit && calibration === null) throw new TypeError('convert: a refit needs calibration text, got none');
@@ -108,11 +110,12 @@ export async function convert(model: Model, out: string, options: ConvertOptions
     await mkdir(layersDirectory);
     const layers: { readonly file: string; readonly config: MlaLayerConfig; readonly report: LayerReport }[] = [];
     await withGemm(async (gemm) => {
-      const pass = calibration === null ? null : { pass: await openRefit(model, calibration, { gemm, change: refit, threads, signal }), changes: refit };
+      const pass = calibration === null ? null : await openRefit(model, calibration, { gemm, change: refit, threads, signal });
       for (let layer = 0; layer < model.config.layers; layer++) {
         signal?.throwIfAborted();
         const known = chosen.statistics === null ? null : await chosen.statistics(layer);
-        const { mla, report: layerReport } = await convertLayer(model, layer, known, { plan, factor, singularValues, budget, latentGroups, fold: chosen.fold, ranks: chosen.ranks?.[layer] ?? null, seed, gemm, refit: pass });
+        const { mla, report: layerReport } = await convertLayer(model, layer, known, { plan, factor, singularValues, budget, latentGroups, fold: chosen.fold, ranks: chosen.ranks?.[layer] ?? null, seed, gemm, refit: pass === null ? null : { pass, changes: refit, targets: targets?.get(layer) ?? null } });
+        targets?.delete(layer);
         const file = join(layersDirectory, `${layer}.safetensors`);
         await writeSafetensors(file, tensorSources(mlaTensors(mla)), write);
         layers.push({ file, config: layerConfig(mla), report: layerReport });
@@ -166,27 +169,6 @@ function strategiesFor(model: Model, known: boolean, options: ConvertOptions): {
   const needy = [planStrategies[plan].needsStatistics ? [`plan ${plan}`] : [], factorStrategies[factor].needsStatistics ? [`factor ${factor}`] : []].flat();
   if (needy.length > 0 && !known) throw new TypeError(`convert: strategy needs calibration text or statistics, got none for ${needy.join(' and ')}`);
   return { plan, factor };
-}
-
-/** Statistics layer after layer: those given, or collected as they are asked for; null without text. */
-function statisticsSource(model: Model, fingerprint: string, { statistics, calibration, statisticsDirectory, threads, signal, writeBytes }: ConvertOptions): ((layer: number) => Promise<LayerStatistics>) | null {
-  if (statistics !== undefined) {
-    const check = (given: LayerStatistics): LayerStatistics => {
-      if (given.identity.model !== fingerprint) throw new Error(`convert: statistics must be of this model, ${fingerprint}, got those of ${given.identity.model}`);
-      return given;
-    };
-    const list = 'layer' in statistics ? statistics : { layer: async (layer: number) => at(statistics, layer) };
-    return async (layer) => check(await list.layer(layer));
-  }
-  if (calibration === undefined) return null;
-  const { identity } = calibration;
-  if (identity.model !== fingerprint) throw new Error(`convert: calibration must be made for this model, ${fingerprint}, got one for ${identity.model}`);
-  const stream = collectStatistics(model, calibration, { directory: statisticsDirectory, threads, signal, writeBytes });
-  return async (layer) => {
-    const { value } = await stream.next();
-    if (value?.layer !== layer) throw new Error(`convert: statistics of layer ${layer} must come next, got ${value === undefined ? 'none' : `layer ${value.layer}`}`);
-    return value;
-  };
 }
 
 async function checkpointSources(file: string): Promise<TensorSource[]> {

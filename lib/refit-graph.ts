@@ -4,6 +4,7 @@ import { recorder } from './graph/record.ts';
 import type { Constant, Subgraph } from './graph/subgraph.ts';
 import { weightValues } from './models/decoder-weights.ts';
 import type { Model } from './models/model.ts';
+import { BLOCK_TOKENS } from './statistics/layer-graph.ts';
 import { recordMlaLayer, type MlaParts } from './surgery/build-mla-layer.ts';
 
 /**
@@ -20,7 +21,7 @@ export function convertedAttentionSubgraph(model: Model, mla: MlaParts, constant
   const norm = weightValues(g, constants).weight(model.family.layer(mla.layer).attentionNorm);
   const x = rmsNorm(g, hidden, norm, model.config.normEps);
   const mask = g.causalMask(positions, positions, mla.window);
-  const { attended, output } = recordMlaLayer(g, { ...mla, maxPositions: window }, x, positions, null, { join: false, masks: [mask] }, 'expanded');
+  const { attended, output } = recordMlaLayer(g, { ...mla, maxPositions: window }, x, positions, null, { join: false, masks: [mask], block: BLOCK_TOKENS }, 'expanded');
   const residual = g.sub(target, output);
   const weights = g.constant({ dtype: 'float32', shape: [window, 1], data: rowWeights });
   return g.finish({ attended, lost: rowSquares(g, residual), whole: rowSquares(g, target), ...normalEquations(g, attended, residual, weights) });

@@ -13,7 +13,7 @@ import { convertedAttentionSubgraph, convertedBodySubgraph } from './refit-graph
 import type { Calibration } from './statistics/calibration.ts';
 import { embedWindows } from './statistics/embed-windows.ts';
 import { sourceLayerSubgraph } from './statistics/layer-graph.ts';
-import { memoryStore } from './statistics/window-store.ts';
+import { memoryStore, type WindowStore } from './statistics/window-store.ts';
 import type { MlaLayer } from './surgery/build-mla-layer.ts';
 import { replaceOutput, valuesFromLatent } from './surgery/refitted-output.ts';
 
@@ -21,7 +21,7 @@ export interface RefitOptions {
   readonly gemm: Gemm;
   /** False measures the error without changing a weight. Default true. */
   readonly change?: boolean;
-  /** The first windows of the calibration. Default 8. */
+  /** The first windows of the calibration. Default `REFIT_WINDOWS`. */
   readonly windows?: number;
   /** Ridge, relative to the mean squared feature. Default 0.03. */
   readonly damping?: number;
@@ -44,12 +44,21 @@ export interface RefittedLayer {
 
 /** Takes the layers of a conversion in order, each once. */
 export interface Refit {
-  next(mla: MlaLayer): Promise<RefittedLayer>;
+  /** Windows it runs on: the first of the calibration. */
+  readonly windows: number;
+  /**
+   * `targets` are the source attention's outputs of those windows, where somebody has run the source anyway; without them
+   * it is run here. Once given they must be given for all later layers.
+   */
+  next(mla: MlaLayer, targets?: WindowStore | null): Promise<RefittedLayer>;
 }
+
+/** Enough for o_proj's 577 features on SmolLM2-135M: 8k tokens. */
+export const REFIT_WINDOWS = 8;
 
 /** Starts at layer 0 with the embeddings of the calibration's windows. Errors: a layer out of order. */
 export async function openRefit(model: Model, calibration: Calibration, options: RefitOptions): Promise<Refit> {
-  const { windows: count = 8, damping = 0.03, heavyRows = 4, change = true, gemm, signal } = options;
+  const { windows: count = REFIT_WINDOWS, damping = 0.03, heavyRows = 4, change = true, gemm, signal } = options;
   const { window } = calibration;
   const heavyWeight = options.heavyWeight ?? Math.max(1, window / 32);
   const windows = calibration.windows.slice(0, count);
@@ -73,20 +82,26 @@ export async function openRefit(model: Model, calibration: Calibration, options:
     }
   };
   let expected = 0;
+  let sourceAt = 0; // the layer whose input `source` holds
   return {
-    async next(given) {
+    windows: windows.length,
+    async next(given, known = null) {
       const { layer, hidden } = given;
       if (layer !== expected) throw new RangeError(`openRefit: layers must come in order, layer ${expected} is next, got ${layer}`);
       expected++;
       const last = expected === model.config.layers;
       const constants = await loadLayerWeights(model, layer);
       const state = (data: Float32Array): HostTensor => ({ dtype: 'float32', shape: [1, window, hidden], data });
-      const targets = memoryStore();
-      await eachWindow(openRuntime(sourceLayerSubgraph(model, constants, layer, window, last ? ['attention'] : ['next', 'attention']), runtimeOptions), async (runtime, at) => {
-        const { next, attention } = await runtime.run({ hidden: state(await source.read(at)) });
-        await targets.write(at, floats(attention, 'attention'));
-        if (!last) await source.write(at, floats(next, 'next'));
-      });
+      const targets = known ?? memoryStore();
+      if (known === null) {
+        if (sourceAt !== layer) throw new RangeError(`openRefit: targets must go on being given, got none for layer ${layer}`);
+        await eachWindow(openRuntime(sourceLayerSubgraph(model, constants, layer, window, last ? ['attention'] : ['next', 'attention']), runtimeOptions), async (runtime, at) => {
+          const { next, attention } = await runtime.run({ hidden: state(await source.read(at)) });
+          await targets.write(at, floats(attention, 'attention'));
+          if (!last) await source.write(at, floats(next, 'next'));
+        });
+        sourceAt = layer + 1;
+      }
 
       const before = change ? valuesFromLatent(given) : given;
       const features = before.heads * before.valueWidth;

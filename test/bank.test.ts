@@ -6,6 +6,8 @@ import t from 'tap';
 import { resolveBudget, ropeShare } from '../lib/budget.ts';
 import { convert } from '../lib/convert.ts';
 import { conversionWarnings } from '../lib/conversion-warnings.ts';
+import { record } from '../lib/graph/record.ts';
+import { runSubgraph } from '../lib/graph/run.ts';
 import { hermitianEighSmall } from '../lib/linalg/hermitian-eigh.ts';
 import { plainGemm } from '../lib/linalg/gemm.ts';
 import { matrix, transpose, type Matrix } from '../lib/linalg/matrix.ts';
@@ -19,12 +21,12 @@ import type { Calibration } from '../lib/statistics/calibration.ts';
 import { collectStatistics } from '../lib/statistics/collect-statistics.ts';
 import type { LayerStatistics } from '../lib/statistics/layer-statistics.ts';
 import { readAttentionLayer, type AttentionLayer } from '../lib/surgery/attention-layer.ts';
-import { buildMlaLayer } from '../lib/surgery/build-mla-layer.ts';
+import { buildMlaLayer, recordMlaLayer } from '../lib/surgery/build-mla-layer.ts';
 import { jointKvSvd } from '../lib/surgery/joint-kv-svd.ts';
 import { rankRopeDims } from '../lib/surgery/rank-rope-dims.ts';
 import { valuesFromLatent } from '../lib/surgery/refitted-output.ts';
 import type { RopePlan } from '../lib/surgery/rope-plan.ts';
-import { generator } from './support/readings.ts';
+import { difference, float32Tolerance, generator, integers, normal, numbers } from './support/readings.ts';
 import { readGolden, tinyLayer, withDirectory, zooPath } from './support/tiny.ts';
 
 const window = 29;
@@ -316,8 +318,29 @@ t.test('the refit lowers the error of every layer', async (t) => {
   });
   const [one, other] = [absorbed(mla), absorbed(moved)];
   t.ok(one.every((x, at) => Math.abs(x - (other[at] ?? NaN)) < 1e-6), 'values taken from the latent are the same function');
+  const blocks = record('blocks', { x: { dtype: 'float32', shape: [1, window, attention.hidden] }, positions: { dtype: 'int64', shape: [window] } }, (g, { x, positions }) => {
+    const masks = [g.causalMask(positions, positions, null)];
+    const attended = (block: number | undefined) => recordMlaLayer(g, mla, x, positions, null, { join: false, masks, ...(block === undefined ? {} : { block }) }, 'expanded').output;
+    return { whole: attended(undefined), blocks: attended(5) };
+  });
+  const seen = await runSubgraph(blocks, { x: normal([1, window, attention.hidden], generator(2)), positions: integers(Array.from({ length: window }, (_, i) => i)) }, { threads: 1 });
+  t.ok(difference(numbers(seen.whole), numbers(seen.blocks)) < float32Tolerance(window), 'latent attention in blocks equals attention at once');
   const refit = await openRefit(model, calibration, { gemm: plainGemm });
   await t.rejects(refit.next(mla), /layers must come in order, layer 0 is next, got 1/);
+});
+
+t.test('statistics collected now or before: the same conversion', async (t) => {
+  const model = await openModel(zooPath('llama-gqa-tied'));
+  const calibration = await calibrationFor(model, 9);
+  await withDirectory(async (directory) => {
+    const statisticsDirectory = join(directory, 'statistics');
+    const budget = { components: 3, rank: 7 };
+    // The first run refits on what the source gave while statistics were collected, the second runs the source itself.
+    const first = await convert(model, join(directory, 'first'), { calibration, statisticsDirectory, budget, threads: 1 });
+    const second = await convert(model, join(directory, 'second'), { calibration, statisticsDirectory, budget, threads: 1 });
+    t.strictSame(first.layers.map(({ outputError }) => outputError?.toFixed(6)), second.layers.map(({ outputError }) => outputError?.toFixed(6)));
+    t.match(second.calibration, { ...calibration.identity, refit: true });
+  });
 });
 
 t.test('budgets: the measured rule, and the least that is possible', (t) => {

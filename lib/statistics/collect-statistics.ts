@@ -19,6 +19,8 @@ export interface CollectOptions {
   /** Directory for the hidden states of all windows where they take more than 512 MB. Default `directory`, else memory. */
   readonly temporaryDirectory?: string;
   readonly threads?: number;
+  /** Takes the source attention's output [1, T, d] of the first `windows` windows of every layer that is run: for a refit. */
+  readonly attention?: { readonly windows: number; readonly take: (layer: number, window: number, output: Float32Array) => Promise<void> };
   /** Windows done of all windows of all layers. */
   readonly onProgress?: (done: number, total: number) => void;
   /** Stops between windows. */
@@ -70,7 +72,7 @@ async function storesFor(model: Model, { windows, window }: Calibration, { direc
 type Sums = Readonly<Record<Exclude<LayerOutput, 'next' | 'attention'>, Float64Array>>;
 
 async function layerStatistics(
-  model: Model, calibration: Calibration, layer: number, input: WindowStore, output: WindowStore | null, { threads, signal }: CollectOptions, step: () => void,
+  model: Model, calibration: Calibration, layer: number, input: WindowStore, output: WindowStore | null, { threads, signal, attention }: CollectOptions, step: () => void,
 ): Promise<LayerStatistics> {
   const { hidden, heads, kvHeads, headDim } = model.config;
   const { window, windows, attentionWindows, identity } = calibration;
@@ -95,9 +97,12 @@ async function layerStatistics(
   await pass(['attended', 'distances', 'sensitivity'], attentionWindows, async (runtime, feed) => {
     addTo(sums, await runtime.run({ hidden: feed }));
   });
-  await pass([...(output === null ? [] : ['next'] as const), 'second', 'first', 'queryNorms', 'keyNorms', 'queryMoments', 'keyMoment'], windows.length, async (runtime, feed, at) => {
-    const { next, ...parts } = await runtime.run({ hidden: feed });
+  const wanted: readonly LayerOutput[] = [...(output === null ? [] : ['next'] as const), 'second', 'first', 'queryNorms', 'keyNorms', 'queryMoments', 'keyMoment'];
+  await pass(attention === undefined ? wanted : [...wanted, 'attention'], windows.length, async (runtime, feed, at) => {
+    const tapped = attention !== undefined && at < attention.windows;
+    const { next, attention: seen, ...parts } = await runtime.run({ hidden: feed }, tapped ? [...wanted, 'attention'] : wanted);
     addTo(sums, parts);
+    if (tapped && seen?.dtype === 'float32') await attention.take(layer, at, seen.data);
     if (output !== null && next?.dtype === 'float32') await output.write(at, next.data);
     step();
   });
