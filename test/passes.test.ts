@@ -22,6 +22,8 @@ import { mergeProjections } from '../lib/passes/merge-projections.ts';
 import { edgesOf, replaceNodes, runPasses, type Pass } from '../lib/passes/pass.ts';
 import { quantiseDynamic } from '../lib/passes/quantise-dynamic.ts';
 import { fittingBlockSize, quantiseWeights } from '../lib/passes/quantise-weights.ts';
+import { rotateResidual } from '../lib/passes/rotate-residual.ts';
+import { mixingRotation, rotateColumns, rotateRows } from '../lib/passes/rotation.ts';
 import { fuseSkipNorms } from '../lib/passes/skip-norm.ts';
 import { weightFormats, weightPasses } from '../lib/passes/weight-formats.ts';
 import { multiplyPlain, type GemmOptions } from '../lib/linalg/gemm.ts';
@@ -456,4 +458,39 @@ t.test('a model with calibrated weights', async (t) => {
   const changed: Pass = (graph) => ({ ...graph, constants: new Map([...graph.constants].map(([name, c]) => [name, name.includes('mlp.up') ? draw(7, c.shape.map(Number)) : c])) });
   t.ok(distance(await logits([changed, pass]), await logits([changed])) < 2 * nearest, 'codes are not put in the place of other numbers');
   await t.rejects(calibrateWeights(model, [[1], []]), /windows must have 1\.\.\d+ tokens, got 1, 0/);
+});
+
+t.test('rotation of the residual stream changes no result', async (t) => {
+  for (const size of [1, 6, 7, 64, 45, 576]) {
+    const rotation = mixingRotation(size, 3), spread = new Float64Array(size);
+    spread[size >> 1] = 1;
+    rotation.apply(spread);
+    t.ok(Math.abs(Math.hypot(...spread) - 1) < 1e-12, `${size}: lengths stay`);
+    t.ok(Math.max(...spread.map(Math.abs)) < 1.5 / Math.sqrt(size), 'one element is spread over all');
+    const a = draw(1, [3, size]), b = draw(2, [3, size]), dots = (x: Float32Array, y: Float32Array) => times(x, y, size, 3);
+    t.ok(distance(dots(rotateRows(rotation, a.data, null), rotateRows(rotation, b.data, null)), dots(a.data, b.data)) < 1e-6, 'angles stay');
+    const columns = rotateColumns(rotation, Float32Array.from({ length: 3 * size }, (_, i) => a.data[(i % 3) * size + Math.floor(i / 3)]!));
+    t.ok(distance(Float32Array.from({ length: 3 * size }, (_, i) => columns[(i % size) * 3 + Math.floor(i / size)]!), rotateRows(rotation, a.data, null)) < 1e-6);
+  }
+  for (const name of ['llama-gqa-tied', 'llama-bias', 'qwen2', 'qwen3', 'mistral-window']) {
+    const model = await openModel(zooPath(name)), ids = Array.from({ length: 23 }, (_, i) => 3 + ((i * 31) % 90));
+    let rotated = 0;
+    const rotate: Pass = (graph) => {
+      const result = rotateResidual(graph);
+      rotated += Number(result !== graph);
+      inferShapes(result);
+      return result;
+    };
+    const plain = openSession(model, { threads: 1 }), turned = openSession(model, { threads: 1, passes: [rotate] });
+    const want = floats(await plain.logits(plain.createCache(), ids));
+    t.ok(distance(floats(await turned.logits(turned.createCache(), ids)), want) < 1e-5, name);
+    const cache = turned.createCache();
+    const steps = Float32Array.from((await Array.from(ids).reduce<Promise<number[][]>>(async (all, id) => [...await all, [...await turned.step(cache, id)]], Promise.resolve([]))).flat());
+    t.ok(distance(steps, want) < 1e-5, `${name} steps`);
+    t.equal(rotated, 3, 'every graph was understood');
+    await plain.close();
+    await turned.close();
+  }
+  const g = block('s');
+  t.equal(rotateResidual(g), g, 'a graph without an embedding stays');
 });

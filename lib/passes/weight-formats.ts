@@ -2,6 +2,7 @@
 import type { Pass } from './pass.ts';
 import { quantiseDynamic } from './quantise-dynamic.ts';
 import { quantiseWeights } from './quantise-weights.ts';
+import { isRotatedGain, rotateResidual } from './rotate-residual.ts';
 
 export interface WeightFormat {
   /** One line for a list of options. */
@@ -12,11 +13,15 @@ export interface WeightFormat {
 /** The formats by name, each with the passes that bring weights into it. */
 export const weightFormats = {
   f32: { summary: 'as the model has them', passes: [] },
-  int8: { summary: '8 bits, a scale per 64 weights', passes: [(subgraph) => quantiseWeights(subgraph, { bits: 8 })] },
+  int8: { summary: '8 bits, a scale per 32 weights', passes: [(subgraph) => quantiseWeights(subgraph, { bits: 8, blockSize: 32 })] },
   int4: { summary: '4 bits, a scale and zero point per 64 weights', passes: [(subgraph) => quantiseWeights(subgraph, { bits: 4 })] },
   'int8-dynamic': {
     summary: '8 bits, a scale per output, inputs rounded to 8 bits per token; a tied embedding as in int8',
-    passes: [(subgraph) => quantiseDynamic(subgraph), (subgraph) => quantiseWeights(subgraph, { bits: 8 })],
+    passes: [
+      (subgraph) => rotateResidual(subgraph),
+      (subgraph) => quantiseDynamic(subgraph, { select: ({ name }) => !isRotatedGain(name) }),
+      (subgraph) => quantiseWeights(subgraph, { bits: 8, bitsOf: ({ name }) => (isRotatedGain(name) ? null : 8) }),
+    ],
   },
 } as const satisfies Readonly<Record<string, WeightFormat>>;
 
