@@ -25,6 +25,7 @@ import type { Calibration } from './statistics/calibration.ts';
 import type { LayerStatistics, StatisticsIdentity } from './statistics/layer-statistics.ts';
 import type { ModelStatistics } from './statistics/saved-statistics.ts';
 import type { WindowStore } from './statistics/window-store.ts';
+import type { Healing } from './train/heal.ts';
 
 export type { LayerReport };
 
@@ -80,6 +81,8 @@ export interface ConversionReport {
   readonly layers: readonly LayerReport[];
   /** Of source and conversion, on windows of the calibration text that nothing was fitted to; null where there are none. */
   readonly perplexity: HeldOutPerplexity | null;
+  /** What was trained afterwards; null without healing, see `convertAndHeal`. */
+  readonly healing: Healing | null;
   readonly seconds: number;
 }
 
@@ -143,7 +146,7 @@ export async function convert(model: Model, out: string, options: ConvertOptions
       source: basename(model.path), plan, factor, budget: budget.reason, fold: chosen.fold, foldSearch: chosen.foldSearch, warnings: conversionWarnings(model.config, budget, calibration),
       calibration: calibration === null ? null : { ...calibration.identity, refit },
       cacheElementsPerToken: { before, after }, reduction: 1 - after / before,
-      layers: layers.map((layer) => layer.report), perplexity, seconds: (clock() - start) / 1000,
+      layers: layers.map((layer) => layer.report), perplexity, healing: null, seconds: (clock() - start) / 1000,
     };
     await writeFileAtomic(join(directory, 'conversion.json'), `${JSON.stringify(report, null, 1)}\n`, write);
     await writeFileAtomic(join(directory, 'report.html'), await reportHtml(report), write);

@@ -7,10 +7,13 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { nextTokenLoss, regressionLoss, teacherLoss, type HostTensor } from '../kernels/index.ts';
+import { convertAndHeal } from '../lib/convert-and-heal.ts';
 import { convert } from '../lib/convert.ts';
 import { eager, toEager } from '../lib/eager.ts';
 import { openModel } from '../lib/models/model.ts';
+import { verifyAgainstModel } from '../lib/session/verify.ts';
 import { createAdamW, relativeRates } from '../lib/train/adamw.ts';
+import { heal } from '../lib/train/heal.ts';
 import { loadWeights, losses } from '../lib/train/objective.ts';
 import { optimiserKernel } from '../lib/train/optimiser-kernel.ts';
 import { learningRateFactor, schedules } from '../lib/train/schedule.ts';
@@ -267,13 +270,45 @@ t.test('a loss that is not a number, or explodes, stops with the step, the place
   const out = join(scratch, 'broken');
   const stop = new AbortController();
   await t.rejects(train(model, out, { ...small, saveEvery: 4, signal: stop.signal, onUpdate: ({ step }) => { if (step === 5) stop.abort(new Error('enough')); } }), /enough/);
-  t.ok(existsSync(join(out, 'training', 'step-00000004')));
+  t.ok(existsSync(join(out, 'training', 'step-00000005')), 'a stopped run saves what it has');
   const broken = { ...model, checkpoint: { ...model.checkpoint, read: async (name: string) => {
     const tensor = await model.checkpoint.read(name);
     return name === 'model.layers.1.mlp.down_proj.weight' ? { ...tensor, data: tensor.data.map(() => 3e38) } : tensor;
   } } };
   await t.rejects(train(broken, join(scratch, 'broken-2'), { ...small, train: 'attention' }), /^train: step 1: .*finite, got NaN; first seen in layer 1; last good save: none$/);
-  await t.rejects(train(broken, out, { ...small, saveEvery: 4, resume: true, train: 'attention' }), /train must be all to go on from .*step-00000004, got attention/);
+  await t.rejects(train(broken, out, { ...small, saveEvery: 4, resume: true, train: 'attention' }), /train must be all to go on from .*step-00000005, got attention/);
+});
+
+t.test('convert and heal: the loss falls, absorbed equals expanded; stopped and gone on with, the same weights', async (t) => {
+  const text = { data: [{ source: plenty }], aside: inMemory('aside', tokensOf(60)) };
+  const request = { budget: { pairs: 2, rank: 12 }, threads: 1, heal: { tokens: 500, text, sequenceLength: 17, learningRate: 2e-2 } };
+  const whole = join(scratch, 'healed-whole'), stopped = join(scratch, 'healed-stopped');
+  const report = await convertAndHeal(model, whole, request);
+  const { healing } = report;
+  t.match(healing, { tokens: 510, steps: 30, sequenceLength: 17, loss: 'teacher', train: 'attention', learningRate: 2e-2, seed: 0, texts: ['plenty'], finalLoss: Number, seconds: Number });
+  const { source = NaN, before = NaN, after = NaN } = healing?.perplexity ?? {};
+  // This source knows nothing of the text: healed is nearer to it, be that up or down.
+  t.ok(Math.abs(Math.log(after / source)) < 0.7 * Math.abs(Math.log(before / source)), `perplexity ${before} -> ${after}, source ${source}`);
+  t.same(JSON.parse(readFileSync(join(whole, 'conversion.json'), 'utf8')), JSON.parse(JSON.stringify(report)));
+  t.match(readFileSync(join(whole, 'report.html'), 'utf8'), /healing.*510 tokens of plenty/);
+  const { absorbedVsExpanded } = await verifyAgainstModel(await openModel(whole), model, Array.from(tokensOf(40)), { threads: 1 });
+  t.ok(absorbedVsExpanded !== null && absorbedVsExpanded < 2e-4, `absorbed against expanded ${absorbedVsExpanded}`);
+
+  const stop = new AbortController();
+  const halt = { onUpdate: ({ step }: { step: number }): void => { if (step === 7) stop.abort(new Error('enough')); } };
+  await t.rejects(convertAndHeal(model, stopped, { ...request, signal: stop.signal, heal: { ...request.heal, ...halt } }), /enough/);
+  t.notOk(existsSync(stopped), 'nothing under the name asked for');
+  t.ok(existsSync(join(`${stopped}.healing`, 'conversion', 'config.json')), 'the conversion is kept');
+  await t.rejects(convertAndHeal(model, stopped, { ...request, heal: { ...request.heal, tokens: 600 } }), /convertAndHeal: tokens must be 500 to go on from .*healing, got 600/);
+  const seen: number[] = [];
+  await convertAndHeal(model, stopped, { ...request, heal: { ...request.heal, onUpdate: ({ step }) => seen.push(step) } });
+  t.equal(seen[0], 8, 'goes on where it was stopped');
+  t.equal(Buffer.compare(await readFile(join(stopped, 'model.safetensors')), await readFile(join(whole, 'model.safetensors'))), 0, 'weights');
+  t.notOk(existsSync(`${stopped}.healing`));
+
+  await t.rejects(heal(model, model, join(scratch, 'h'), request.heal), /heal: the model must be a converted one/);
+  const other = await openModel(fileURLToPath(new URL('data/zoo/llama-mha', import.meta.url)));
+  await t.rejects(heal(other, await openModel(whole), join(scratch, 'h'), request.heal), /heal: the source must be llama-gqa-tied, which .* was converted from, got .*llama-mha/);
 });
 
 t.test('kill -9 at any moment, --resume, and the weights are bit by bit those of a run that was not killed', async (t) => {

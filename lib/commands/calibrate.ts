@@ -36,12 +36,17 @@ async function shippedTexts(): Promise<string[]> {
   return names.filter((name) => name.endsWith('.txt')).sort().map((name) => join(directory, name));
 }
 
-/** Reads the texts and cuts them into windows; undefined where there are none. Errors: as readText and calibrationOf. */
-export async function calibrationFor(model: Model, tokenizer: Tokenizer, { files, tokens }: CalibrationWish): Promise<Calibration | undefined> {
-  const paths = files === false ? [] : files ?? await shippedTexts();
-  if (paths.length === 0) return undefined;
+/** The files' texts, or those that ship with the package; none for false. `option` names them in errors: as readText. */
+export async function textsFor(option: string, files: CalibrationWish['files']): Promise<CalibrationText[]> {
   const texts: CalibrationText[] = [];
-  for (const file of paths) texts.push({ name: basename(file), text: await readText('convert: --calibration', file) });
+  for (const file of files === false ? [] : files ?? await shippedTexts()) texts.push({ name: basename(file), text: await readText(option, file) });
+  return texts;
+}
+
+/** Reads the texts and cuts them into windows; undefined where there are none. Errors: as textsFor and calibrationOf. */
+export async function calibrationFor(model: Model, tokenizer: Tokenizer, { files, tokens }: CalibrationWish): Promise<Calibration | undefined> {
+  const texts = await textsFor('convert: --calibration', files);
+  if (texts.length === 0) return undefined;
   if (tokens === undefined) return calibrationOf(model, tokenizer, texts);
   const window = Math.min(1024, model.config.maxPositions, tokens);
   return calibrationOf(model, tokenizer, texts, { window, windows: Math.floor(tokens / window) });

@@ -4,14 +4,15 @@ import { refuseOccupied } from '../atomic-write.ts';
 import { losses } from '../train/objective.ts';
 import { schedules } from '../train/schedule.ts';
 import { openTokenSource, type TokenSource } from '../train/token-source.ts';
-import { train, trainingDirectory, type TrainProgress } from '../train/train.ts';
+import { train, trainingDirectory } from '../train/train.ts';
 import { trainableSets } from '../train/trainable.ts';
 import { openTokenizer, type Tokenizer } from '../text/tokenizer.ts';
-import { defineCommand, modelArgument, UsageError, type CommandIo } from './command.ts';
+import { defineCommand, modelArgument, UsageError } from './command.ts';
 import { openNamedModel } from './model-path.ts';
 import { choice, flag, namesOf, realNumber, refuseTogether, requiredText, text, texts, threadsOption, wholeNumber } from './options.ts';
 import { sideFiles } from './side-files.ts';
 import { grouped, listing } from './table.ts';
+import { trainingProgress } from './training-progress.ts';
 
 /** `corpus.txt=0.7`: a file and its share of the sequences. */
 function dataOf(spec: string): { readonly path: string; readonly weight: number | undefined } {
@@ -20,27 +21,6 @@ function dataOf(spec: string): { readonly path: string; readonly weight: number 
   const weight = Number(found[2]);
   if (!(weight > 0 && Number.isFinite(weight))) throw new UsageError(`--data must be FILE or FILE=WEIGHT with a positive weight, got ${spec}`);
   return { path: found[1] ?? spec, weight };
-}
-
-const clockText = (seconds: number): string => {
-  const whole = Math.round(seconds);
-  const two = (n: number): string => String(n).padStart(2, '0');
-  return `${Math.floor(whole / 3600)}:${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
-};
-
-/** A line that is redrawn on a terminal; elsewhere one at most every five seconds, and one for the last update. */
-function progressLine({ stderr, clock }: Pick<CommandIo, 'stderr' | 'clock'>): (progress: TrainProgress) => void {
-  let last = -Infinity;
-  return ({ step, steps, loss, learningRate, tokensPerSecond, secondsLeft }) => {
-    const line = `step ${step}/${steps}  loss ${loss.toFixed(4)}  rate ${learningRate.toExponential(2)}  ${grouped(Math.round(tokensPerSecond))} tokens/s  ${clockText(secondsLeft)} left`;
-    if (stderr.isTTY === true) {
-      stderr.write(`\r\x1b[K${line}${step === steps ? '\n' : ''}`);
-      return;
-    }
-    if (clock() - last < 5000 && step < steps) return;
-    last = clock();
-    stderr.write(`${line}\n`);
-  };
 }
 
 /** `train MODEL --data FILE... --out DIR`: trains from text, or heals a converted model with its source as teacher. */
@@ -98,7 +78,7 @@ export const trainModel = defineCommand({
       evaluation: evalText === undefined ? null : await source(evalText),
       runtime: threads === undefined ? {} : { threads },
       files: beside.files,
-      onUpdate: progressLine(io), signal: io.signal, clock: io.clock,
+      onUpdate: trainingProgress(io), signal: io.signal, clock: io.clock,
     });
     const { evaluation } = result;
     return {

@@ -11,7 +11,7 @@ table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;text-al
 figure{margin:1.5rem 0}svg{max-width:100%;height:auto}.warning{background:#fffbeb;border-left:4px solid #d69e2e;padding:.5rem 1rem;margin:.5rem 0}`;
 
 function rows(report: ConversionReport): [string, string][] {
-  const { cacheElementsPerToken: { before, after }, perplexity, calibration } = report;
+  const { cacheElementsPerToken: { before, after }, perplexity, calibration, healing } = report;
   const facts: [string, string][] = [
     ['what keeps rotating', report.plan],
     ['factors', report.factor],
@@ -22,6 +22,11 @@ function rows(report: ConversionReport): [string, string][] {
   ];
   if (perplexity !== null) facts.push([`perplexity on ${number(perplexity.tokens)} tokens of the calibration text that it was not calibrated on`, `${number(perplexity.before)} → ${number(perplexity.after)}`]);
   facts.push(['calibration', calibration === null ? 'none: by the weights alone' : `${number(calibration.tokens)} tokens of ${calibration.texts.map(({ name }) => name).join(', ')}${calibration.refit ? '; outputs refitted' : ''}`]);
+  if (healing !== null) facts.push(['healing', `${number(healing.tokens)} tokens of ${healing.texts.join(', ')}; ${healing.train} learnt, peak rate ${number(healing.learningRate)}, ${number(healing.seconds)} s`]);
+  if (healing !== null && healing.perplexity !== null) {
+    const { source, before: converted, after: healed } = healing.perplexity;
+    facts.push([`perplexity of source, conversion and healed conversion on text kept aside, windows of ${number(healing.sequenceLength)}`, `${number(source)}, ${number(converted)}, ${number(healed)}`]);
+  }
   return facts;
 }
 

@@ -2,6 +2,7 @@
 import { prune } from '../graph/compose.ts';
 import { openRuntime, type RuntimeOptions } from '../graph/runtime.ts';
 import type { Model } from '../models/model.ts';
+import { loadWeights } from './objective.ts';
 import type { TokenSource } from './token-source.ts';
 import type { Weights } from './trainer.ts';
 import { nextTokenSubgraph } from './training-graph.ts';
@@ -38,4 +39,14 @@ export async function openEvaluation(model: Model, weights: Weights, source: Tok
     },
     close: () => forward.release(),
   };
+}
+
+/** Mean nats per token of a model as it is. Errors: a text shorter than one sequence. */
+export async function textLoss(model: Model, source: TokenSource, options: EvaluationOptions): Promise<number> {
+  const evaluation = await openEvaluation(model, await loadWeights(model), source, options);
+  try {
+    return await evaluation.loss();
+  } finally {
+    await evaluation.close();
+  }
 }

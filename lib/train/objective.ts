@@ -4,6 +4,7 @@ import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime
 import type { Subgraph } from '../graph/subgraph.ts';
 import { loadDecoderWeights } from '../models/decoder-weights.ts';
 import type { Model } from '../models/model.ts';
+import { rememberStates } from './remembered-states.ts';
 import {
   attentionPort, hiddenPort, nextTokenSubgraph, normedPort, regressionSubgraph, statesSubgraph, teacherSubgraph, type RegressionOptions, type SequenceShape, type StatesWanted,
 } from './training-graph.ts';
@@ -35,10 +36,13 @@ export async function loadWeights(model: Model): Promise<Map<string, HostTensor<
   return weights;
 }
 
-/** A model run on batches without learning from them. */
-async function observer(model: Model, weights: Weights, options: ObjectiveOptions, wanted: StatesWanted): Promise<Runtime> {
-  return openRuntime(statesSubgraph(model, weights, options, wanted), { memoryPattern: false, ...options.runtime });
+/** A model run on batches without learning from them: weights that do not change while it is open are constants of it. */
+async function observer(model: Model, weights: Weights, shape: SequenceShape, wanted: StatesWanted, runtime: RuntimeOptions | undefined): Promise<Runtime> {
+  return openRuntime(statesSubgraph(model, weights, shape, wanted), { memoryPattern: false, ...runtime });
 }
+
+const teaches = (teacher: Model, weights: Weights, { batch, sequenceLength, runtime }: ObjectiveOptions, wanted: StatesWanted): Promise<Runtime> =>
+  observer(teacher, weights, { batch, sequenceLength, trainable: [] }, wanted, runtime);
 
 const observe = (runtime: Runtime, weights: Weights, ids: HostTensor<'int64'>): Promise<Record<string, HostTensor>> =>
   runtime.run({ ids, ...Object.fromEntries([...weights].filter(([name]) => runtime.inputs.includes(name))) });
@@ -64,11 +68,12 @@ async function fromTeacher(options: ObjectiveOptions): Promise<Objective> {
   const { model, weights } = options;
   const teacher = teacherOf(options, 'teacher');
   const taught = await loadWeights(teacher);
-  const runtime = await observer(teacher, taught, options, { last: true });
+  const runtime = await teaches(teacher, taught, options, { last: true });
   const head = must(taught.get(`${teacher.family.head(teacher.config)}.weight`), 'the teacher\'s head');
+  const remembered = rememberStates(async (ids) => must((await runtime.run({ ids })).last, 'last'));
   return {
     subgraph: teacherSubgraph(model, weights, options, teacher), checkpoints: hiddenStates(model),
-    feeds: async ({ ids }) => ({ ids, teacher_hidden: must((await observe(runtime, taught, ids)).last, 'last'), teacher_head: head }),
+    feeds: async ({ ids }) => ({ ids, teacher_hidden: await remembered(ids), teacher_head: head }),
     close: () => runtime.release(),
   };
 }
@@ -80,13 +85,13 @@ const regression = (own: boolean) => async (options: ObjectiveOptions): Promise<
     throw new RangeError(`train: a teacher of layers must have ${model.config.layers} layers of width ${model.config.hidden}, got ${teacher.config.layers} of ${teacher.config.hidden} in ${teacher.path}`);
   }
   const taught = await loadWeights(teacher);
-  const teacherRuntime = await observer(teacher, taught, options, { attention: true });
-  const studentRuntime = own ? await observer(model, weights, options, { attention: true }) : null;
+  const teacherRuntime = await teaches(teacher, taught, options, { attention: true });
+  const studentRuntime = own ? await observer(model, weights, options, { attention: true }, options.runtime) : null;
   const layers = more.layers ?? Array.from({ length: model.config.layers }, (_, layer) => layer);
   return {
     subgraph: regressionSubgraph(model, weights, { ...options, ...more }), checkpoints: [],
     async feeds({ ids }, now) {
-      const targets = await observe(teacherRuntime, taught, ids);
+      const targets = await teacherRuntime.run({ ids });
       const inputs = studentRuntime === null ? targets : await observe(studentRuntime, now, ids);
       return Object.fromEntries(layers.flatMap((layer) => [
         [normedPort(layer), must(inputs[normedPort(layer)], normedPort(layer))], [attentionPort(layer), must(targets[attentionPort(layer)], attentionPort(layer))],

@@ -9,11 +9,13 @@ import type { HostTensor } from '../../kernels/emit.ts';
 import type { AdamWState } from './adamw.ts';
 import type { Weights } from './trainer.ts';
 
+/** Everything that decides the weights, by name; a run is only continued under the same. */
+export const recipeSchema = z.record(z.string(), z.union([z.string(), z.number(), z.null()]));
+
 const schema = z.object({
   version: z.literal(1),
   step: z.int().nonnegative(),
-  /** Everything that decides the weights, by name; a run is only continued under the same. */
-  recipe: z.record(z.string(), z.union([z.string(), z.number(), z.null()])),
+  recipe: recipeSchema,
   /** Length of metrics.jsonl when this was saved. */
   metricsBytes: z.int().nonnegative(),
   /** Moving mean of the loss, and its lowest so far. */
@@ -87,8 +89,8 @@ export async function writeSave(directory: string, state: SaveState, weights: We
   return path;
 }
 
-/** Refuses to go on under another recipe: names the first difference. */
-export function checkRecipe(saved: Recipe, now: Recipe, path: string): void {
+/** Refuses to go on under another recipe: names the first difference. `caller` begins the message. */
+export function checkRecipe(caller: string, saved: Recipe, now: Recipe, path: string): void {
   const differs = [...new Set([...Object.keys(saved), ...Object.keys(now)])].find((name) => saved[name] !== now[name]);
-  if (differs !== undefined) throw new Error(`train: ${differs} must be ${saved[differs] ?? 'absent'} to go on from ${path}, got ${now[differs] ?? 'none'}`);
+  if (differs !== undefined) throw new Error(`${caller}: ${differs} must be ${saved[differs] ?? 'absent'} to go on from ${path}, got ${now[differs] ?? 'none'}`);
 }

@@ -45,13 +45,26 @@ export interface TrainOptions {
   /** Default 0. */
   readonly seed?: number;
   readonly runtime?: RuntimeOptions;
-  /** Files to put beside the weights, by name: the tokenizer's. */
-  readonly files?: Readonly<Record<string, string>>;
+  /** Files to put beside the weights, by name: the tokenizer's, or a report of the run. */
+  readonly files?: TrainedFiles;
   readonly onUpdate?: (progress: TrainProgress) => void;
   readonly signal?: AbortSignal;
   /** Milliseconds; default performance.now. */
   readonly clock?: () => number;
 }
+
+export interface TrainResult {
+  readonly steps: number;
+  readonly tokens: number;
+  /** Moving mean at the end. */
+  readonly loss: number;
+  /** Mean nats of the evaluation text before and after; null without one. */
+  readonly evaluation: { readonly before: number; readonly after: number } | null;
+  readonly tokensPerSecond: number;
+  readonly seconds: number;
+}
+
+export type TrainedFiles = Readonly<Record<string, string>> | ((result: TrainResult) => Promise<Readonly<Record<string, string>>>);
 
 export interface TrainProgress {
   readonly step: number;

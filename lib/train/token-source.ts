@@ -40,10 +40,12 @@ const unreadable = (path: string) => (error: unknown): never => {
 };
 
 /** Tokens that are in memory. */
-function sourceOf(name: string, tokens: Uint32Array, vocab: number): TokenSource {
-  if (tokens.length === 0) throw new Error(`openTokenSource: data must hold tokens, got none in ${name}`);
-  checkVocabulary(name, tokens, vocab, 0);
-  return { name, length: tokens.length, read: async (from, count) => tokens.slice(from, from + count) };
+export const tokenSource = (name: string, tokens: Uint32Array): TokenSource => ({ name, length: tokens.length, read: async (from, count) => tokens.slice(from, from + count) });
+
+function sourceOf(path: string, tokens: Uint32Array, vocab: number): TokenSource {
+  if (tokens.length === 0) throw new Error(`openTokenSource: data must hold tokens, got none in ${path}`);
+  checkVocabulary(path, tokens, vocab, 0);
+  return tokenSource(path, tokens);
 }
 
 function checkVocabulary(name: string, tokens: Uint32Array, vocab: number, from: number): void {

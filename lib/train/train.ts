@@ -13,24 +13,13 @@ import { loadWeights, losses, type LossName, type Objective } from './objective.
 import { checkRecipe, findSave, loadSave, writeSave, type Saved } from './save.ts';
 import { learningRateFactor } from './schedule.ts';
 import { openSequences } from './sequences.ts';
-import { recipeOf, withDefaults, type TrainOptions } from './settings.ts';
+import { recipeOf, withDefaults, type TrainedFiles, type TrainOptions, type TrainResult } from './settings.ts';
 import { parseMetrics } from './metrics.ts';
 import { trainableNames } from './trainable.ts';
 import { createTrainer, type Feeds, type Trainer } from './trainer.ts';
 import { explodes, firstBadState, watchLoss, type LossWatch } from './watch.ts';
 
-export type { TrainOptions, TrainProgress } from './settings.ts';
-
-export interface TrainResult {
-  readonly steps: number;
-  readonly tokens: number;
-  /** Moving mean at the end. */
-  readonly loss: number;
-  /** Mean nats of the evaluation text before and after; null without one. */
-  readonly evaluation: { readonly before: number; readonly after: number } | null;
-  readonly tokensPerSecond: number;
-  readonly seconds: number;
-}
+export type { TrainOptions, TrainProgress, TrainResult } from './settings.ts';
 
 /** Where a run keeps its saves, metrics.jsonl and curve.svg. */
 export const trainingDirectory = (out: string): string => join(out, 'training');
@@ -39,7 +28,7 @@ export const trainingDirectory = (out: string): string => join(out, 'training');
  * Trains `model` into the directory `out`, which becomes a model directory (config.json last) when the run is finished.
  * Until then training/ in it holds metrics.jsonl, curve.svg and the newest save; a run that was killed at any moment
  * goes on from there with `resume`, and the weights are those of a run that was not. (The same number of threads is
- * needed for that: sums are split among threads.)
+ * needed for that: sums are split among threads.) A run that is stopped by its signal saves what it has.
  *
  * Errors: an occupied `out` without `resume`, a save of another recipe, wrong data; `train: step 12: loss must be finite...`
  * with the layer and the last save when the loss is not a number or explodes.
@@ -52,14 +41,14 @@ export async function train(model: Model, out: string, options: TrainOptions): P
   const saved = options.resume === true ? await findSave(directory) : null;
   if (options.resume === true) refuseFinished(out);
   else await refuseOccupied(out);
-  if (saved !== null) checkRecipe(saved.state.recipe, recipe, saved.path);
+  if (saved !== null) checkRecipe('train', saved.state.recipe, recipe, saved.path);
   const sequences = openSequences(settings.data, { sequenceLength, batch, seed: settings.seed });
 
   const start = await loadWeights(model);
   const trainable = trainableNames(model, start.keys(), settings.train);
   const rateFactors = settings.relativeRates ? relativeRates(new Map([...start].filter(([name]) => trainable.includes(name)))) : {};
   const { weights, optimiser: state } = saved === null ? { weights: start, optimiser: undefined } : await loadSave(saved, start, trainable);
-  const objective = await losses[settings.loss].open({ model, weights, teacher, sequenceLength, batch, runtime });
+  const objective = await losses[settings.loss].open({ model, weights, trainable, teacher, sequenceLength, batch, runtime });
   const idle = trainable.find((name) => !objective.subgraph.inputs.some((port) => port.name === name));
   if (idle !== undefined) {
     await objective.close();
@@ -80,8 +69,14 @@ export async function train(model: Model, out: string, options: TrainOptions): P
     const measure = async (step: number): Promise<void> => {
       if (evaluation !== null) await note({ step, evaluation: await evaluation.loss() });
     };
+    const save = async (step: number): Promise<void> => {
+      const metrics = await readFile(metricsFile);
+      lastSave = await writeSave(directory, { version: 1, step, recipe, metricsBytes: metrics.length, ...watch }, trainer.weights, trainable, trainer.state);
+      await drawCurve(directory, metrics.toString('utf8'), settings.loss);
+    };
     if (first === 0) await measure(0);
     for (let step = first; step < steps; step++) {
+      if (signal?.aborted === true && step > first) await save(step);
       signal?.throwIfAborted();
       const feeds: Feeds[] = [];
       for (let i = 0; i < accumulate; i++) feeds.push(await objective.feeds(await sequences.next(), trainer.weights));
@@ -96,20 +91,19 @@ export async function train(model: Model, out: string, options: TrainOptions): P
       });
       if ((step + 1) % settings.saveEvery !== 0 && step + 1 !== steps) continue;
       await measure(step + 1);
-      const metrics = await readFile(metricsFile);
-      lastSave = await writeSave(directory, { version: 1, step: step + 1, recipe, metricsBytes: metrics.length, ...watch }, trainer.weights, trainable, trainer.state);
-      await drawCurve(directory, metrics.toString('utf8'), settings.loss);
+      await save(step + 1);
     }
-    await writeModelDirectory(model, out, trainer, settings.files);
     const evaluations = parseMetrics(await readFile(metricsFile, 'utf8')).evaluations;
     const [before, after] = [evaluations[0], evaluations.at(-1)];
-    if (lastSave !== null) await rm(lastSave, { recursive: true, force: true });
     const seconds = Math.max(1e-6, clock() - begin) / 1000;
-    return {
+    const result: TrainResult = {
       steps, tokens: steps * settings.tokensPerStep, loss: watch.smoothed ?? NaN,
       evaluation: before === undefined || after === undefined ? null : { before: before.loss, after: after.loss },
       tokensPerSecond: ((steps - first) * settings.tokensPerStep) / seconds, seconds,
     };
+    await writeModelDirectory(model, out, trainer, result, settings.files);
+    if (lastSave !== null) await rm(lastSave, { recursive: true, force: true });
+    return result;
   } finally {
     await evaluation?.close();
     await trainer.close();
@@ -157,9 +151,9 @@ async function drawCurve(directory: string, metrics: string, loss: LossName): Pr
 }
 
 /** The trained model beside training/: weights first, config.json last, so that a directory without it is not finished. */
-async function writeModelDirectory(model: Model, out: string, { weights }: Trainer, files: Readonly<Record<string, string>>): Promise<void> {
+async function writeModelDirectory(model: Model, out: string, { weights }: Trainer, result: TrainResult, files: TrainedFiles): Promise<void> {
   const sources = [...weights].map(([name, tensor]) => ({ name, dtype: tensor.dtype, shape: tensor.shape, read: () => tensor }));
   await writeSafetensors(join(out, 'model.safetensors'), sources);
-  for (const [name, text] of Object.entries(files)) await writeFileAtomic(join(out, name), text);
+  for (const [name, text] of Object.entries(typeof files === 'function' ? await files(result) : files)) await writeFileAtomic(join(out, name), text);
   await writeFileAtomic(join(out, 'config.json'), `${JSON.stringify(model.mla === null ? model.config.raw : { ...model.config.raw, mla: model.mla }, null, 1)}\n`);
 }

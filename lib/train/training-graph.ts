@@ -15,6 +15,8 @@ export interface SequenceShape {
   readonly batch: number;
   /** Tokens of a sequence. */
   readonly sequenceLength: number;
+  /** Names of the weights that learn: the others become constants of the graph, which the engine lays out once for fast products. Default: all are inputs. */
+  readonly trainable?: readonly string[] | undefined;
 }
 
 /** Logits of at most so many elements are made at once: 2^25 are 128 MiB. */
@@ -30,11 +32,14 @@ interface Opened {
   readonly form: DecoderForm;
 }
 
-function open(model: Model, tensors: Weights, name: string, { sequenceLength }: SequenceShape): Opened {
+function open(model: Model, tensors: Weights, name: string, { sequenceLength, trainable }: SequenceShape): Opened {
   const g = recorder(`${model.config.modelType}-${name}`);
   const inputs = new Map<string, Value>();
+  const learns = trainable === undefined ? null : new Set(trainable);
   const weights = weightValues({
-    parameter(weight, { dtype, shape }) {
+    parameter(weight, constant) {
+      if (learns?.has(weight) === false) return g.parameter(weight, constant);
+      const { dtype, shape } = constant;
       const known = inputs.get(weight) ?? g.input({ name: weight, dtype, shape });
       inputs.set(weight, known);
       return known;
@@ -65,7 +70,7 @@ const chunkOf = (vocab: number): number => Math.max(1, Math.floor(LOGITS_AT_ONCE
 const hiddenStates = (states: readonly { readonly input: Value }[]): Record<string, Value> =>
   Object.fromEntries(states.map(({ input }, layer) => [hiddenPort(layer), input]));
 
-/** ids, targets int64 [b, s] and the weights -> loss [1, 1, 1], the mean nats of the targets; hidden.N [b, s, d]. */
+/** ids, targets int64 [b, s] and the weights that are inputs -> loss [1, 1, 1], the mean nats of the targets; hidden.N [b, s, d]. */
 export function nextTokenSubgraph(model: Model, tensors: Weights, shape: SequenceShape): Subgraph {
   const opened = open(model, tensors, 'next-token', shape);
   const { g, weights } = opened;
