@@ -6,8 +6,8 @@ import * as library from '../lib/index.ts';
 
 const values = [
   'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrationOf', 'collectStatistics',
-  'compose', 'convert', 'createAdamW', 'createTrainer', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration',
-  'fromModel', 'fromNdarray', 'generate', 'gradientOf', 'inferShapes', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'nextTokenSubgraph',
+  'compose', 'convert', 'convertAndHeal', 'createAdamW', 'createTrainer', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration',
+  'fromModel', 'fromNdarray', 'generate', 'gradientOf', 'heal', 'healingText', 'inferShapes', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'nextTokenSubgraph',
   'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSession', 'openStatistics', 'openTokenizer',
   'packageFile', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic', 'quantiseWeights', 'rankRopeDims',
   'readAttentionLayer', 'readConfig', 'readModel', 'readSafetensors', 'record', 'regressionSubgraph', 'relayModel', 'renamePorts',
