@@ -44,6 +44,7 @@ export interface TrainOptions {
   readonly recompute?: boolean;
   /** Default 0. */
   readonly seed?: number;
+  /** Idle threads do not spin unless asked to: the operators of a training step are long, and waiting costs others a processor. */
   readonly runtime?: RuntimeOptions;
   /** Files to put beside the weights, by name: the tokenizer's, or a report of the run. */
   readonly files?: TrainedFiles;
@@ -98,7 +99,7 @@ export function withDefaults(options: TrainOptions): Settings {
     data: options.data, steps, sequenceLength, batch, accumulate, teacher, loss, seed, learningRate, relativeRates: relative, tokensPerStep: batch * accumulate * sequenceLength,
     train: options.train ?? losses[loss].train, schedule: options.schedule ?? 'warmup-stable-decay' as const, warmupSteps: options.warmupSteps ?? Math.max(1, Math.round(steps / 50)),
     optimiser: options.optimiser ?? {}, evaluation: options.evaluation ?? null, evaluationSequences: options.evaluationSequences ?? 8, saveEvery: options.saveEvery ?? steps,
-    recompute: options.recompute ?? false, runtime: options.runtime ?? {}, files: options.files ?? {}, onUpdate: options.onUpdate, signal: options.signal, clock: options.clock ?? (() => performance.now()),
+    recompute: options.recompute ?? false, runtime: { spinning: false, ...options.runtime }, files: options.files ?? {}, onUpdate: options.onUpdate, signal: options.signal, clock: options.clock ?? (() => performance.now()),
   };
 }
 
