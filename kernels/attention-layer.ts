@@ -3,7 +3,7 @@ import { at } from './at.ts';
 import { between, blockwiseAttention, groupedQueryAttention, inBlocks, maskBetween } from './attention.ts';
 import type { Dim, Emit } from './emit.ts';
 import { asTheyAre, type HeadMaps } from './head-norm.ts';
-import { absorbedAttention, expandedAttention, type UpProjections } from './latent-attention.ts';
+import { absorbedAttention, expandedAttention, type LatentSegment, type UpProjections } from './latent-attention.ts';
 import { linear, linearHeads, type Linear } from './linear.ts';
 import { partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWeights } from './partial-rope.ts';
 import { rmsNorm } from './rms-norm.ts';
@@ -100,6 +100,13 @@ export interface MlaStores<V> {
   readonly latent: RowStore<V>;
 }
 
+/** A layer's cached and current rows as the segments that attention reads; new rows go into the stores. */
+export function latentSegments<V>(g: Emit<V>, stores: MlaStores<V>, { rope: key, latent }: MlaRows<V>, segmentation: Segmentation<V>): LatentSegment<V>[] {
+  const ropeKeys = key === null ? null : segmentReaders(g, stores.rope, key, segmentation);
+  return segmentReaders(g, stores.latent, latent, segmentation)
+    .map((latentRows, i) => ({ ropeKey: ropeKeys === null ? null : at(ropeKeys, i), latent: latentRows, mask: maskOf(segmentation, i) }));
+}
+
 /** Latent attention in either form. x: [b, s, d] -> output [b, s, d], what o_proj reads, and the current tokens' cache rows. */
 export function mlaAttentionLayer<V>(
   g: Emit<V>, x: V, w: MlaWeights<V>, angles: RopeAngles<V> | null, past: Partial<MlaRows<V>> | null, segmentation: Segmentation<V>, dims: MlaDims, form: LatentForm,
@@ -115,11 +122,8 @@ export function mlaAttentionLayer<V>(
   const scales = headNorm === null ? null : keyScales(g, { rope: key, nope: nopeKey }, headNorm, dims);
   const normedKey = key === null || headNorm === null || scales === null ? key : normedRopeKey(g, key, scales, headNorm, dims);
   const rows: MlaRows<V> = { rope: normedKey === null || angles === null ? null : rotatedKey(g, normedKey, angles), latent, keyScale: scales };
-  const ropeKeys = rows.rope === null ? null : segmentReaders(g, stores.rope, rows.rope, segmentation);
   const scaleRows = scales === null ? null : segmentRows(g, past?.keyScale ?? null, scales, segmentation);
-  const segments = segmentReaders(g, stores.latent, latent, segmentation).map((latentRows, i) => ({
-    ropeKey: ropeKeys === null ? null : at(ropeKeys, i), latent: latentRows, keyScale: scaleRows === null ? null : at(scaleRows, i), mask: maskOf(segmentation, i),
-  }));
+  const segments = latentSegments(g, stores, rows, segmentation).map((segment, i) => ({ ...segment, keyScale: scaleRows === null ? null : at(scaleRows, i) }));
   const [b, s] = batchAndTokens(g, x);
   const whole = past === null && segmentation.block !== undefined
     ? inBlocks(g, s, segmentation.block, (from, to) => {

@@ -11,6 +11,7 @@ export * from './least-squares.ts';
 export * from './linear.ts';
 export * from './logits.ts';
 export * from './losses.ts';
+export * from './merged-attention.ts';
 export * from './partial-rope.ts';
 export * from './rms-norm.ts';
 export * from './rope.ts';

@@ -68,6 +68,21 @@ export function expandedAttention<V>(
 }
 
 /**
+ * Queries against the rows as they are cached: rope query [b, s, g, r, m], latent query [b, s, g, r, c], scaled; a part is
+ * null where there is none. -> sums of latents by the weights [b, s, g, r, c].
+ */
+export function attendLatents<V>(
+  g: Emit<V>, query: { readonly rope: V | null; readonly latent: V | null }, segments: readonly LatentSegment<V>[], groups = 1,
+): V {
+  const scores = segments.map((segment) => {
+    const terms = ropeScores(query.rope, segment);
+    return sumOver(g, query.latent === null ? terms : [withKeyScale(g, groupedRows(g, segment.latent, groups).score(query.latent), segment), ...terms]);
+  });
+  const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
+  return sumOver(g, weights.map((weight, i) => groupedRows(g, at(segments, i).latent, groups).weigh(weight)));
+}
+
+/**
  * Absorbed form: the key up-projection moves into the query and the value up-projection behind the softmax, so the
  * cache is read as it is stored and never expanded. The form of decoding. -> [b, s, g, r, v].
  * Source: DeepSeek-AI 2024 (V2), section 2.1.2; Ji et al. 2025, appendix B.
@@ -75,15 +90,8 @@ export function expandedAttention<V>(
 export function absorbedAttention<V>(
   g: Emit<V>, query: LatentQuery<V>, segments: readonly LatentSegment<V>[], up: UpProjections<V>, scale: number,
 ): V {
-  const { groups = 1 } = up;
   const nope = scaled(g, query.nope, scale);
-  const rope = scaled(g, query.rope, scale);
-  const latentQuery = nope === null || up.key === null ? null : g.einsum('bsgrn,gnc->bsgrc', nope, up.key);
-  const scores = segments.map((segment) => {
-    const terms = ropeScores(rope, segment);
-    return sumOver(g, latentQuery === null ? terms : [withKeyScale(g, groupedRows(g, segment.latent, groups).score(latentQuery), segment), ...terms]);
-  });
-  const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
-  const attended = sumOver(g, weights.map((weight, i) => groupedRows(g, at(segments, i).latent, groups).weigh(weight)));
+  const latent = nope === null || up.key === null ? null : g.einsum('bsgrn,gnc->bsgrc', nope, up.key);
+  const attended = attendLatents(g, { rope: scaled(g, query.rope, scale), latent }, segments, up.groups);
   return g.einsum('bsgrc,gvc->bsgrv', attended, up.value);
 }

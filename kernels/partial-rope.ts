@@ -61,7 +61,7 @@ function ropeQuery<V>(g: Emit<V>, x: V, projection: Linear<V>, { heads, kvHeads,
 }
 
 /** x: [b, s, d] -> the rotated rope key shared by all heads: [b, s, m], or null where nothing rotates. */
-export function partialRopeKey<V>(g: Emit<V>, x: V, w: PartialRopeWeights<V>, angles: RopeAngles<V> | null): V | null {
+export function partialRopeKey<V>(g: Emit<V>, x: V, w: Pick<PartialRopeWeights<V>, 'keyRope'>, angles: RopeAngles<V> | null): V | null {
   return w.keyRope === null || angles === null ? null : rotatedKey(g, linear(g, x, w.keyRope), angles);
 }
 

@@ -15,11 +15,17 @@ export interface Segmentation<V> {
    * its own end only, which nears half the work. The number of tokens must be known when recorded.
    */
   readonly block?: number;
+  /**
+   * The cached rows hold those of the current tokens already, as their last ones: one segment, nothing joined. Then a
+   * graph's own new rows must reach the cache before it is read (lib/session/append-in-place.ts).
+   */
+  readonly appended?: boolean;
 }
 
 /** Rows [b, t, ...] per segment, from cached rows (null when nothing is cached) and current ones. */
-export function segmentRows<V>(g: Emit<V>, past: V | null, current: V, { join }: Segmentation<V>): V[] {
+export function segmentRows<V>(g: Emit<V>, past: V | null, current: V, { join, appended = false }: Segmentation<V>): V[] {
   if (past === null) return [current];
+  if (appended) return [past];
   return join ? [g.concat(1, [past, current])] : [past, current];
 }
 
@@ -38,8 +44,9 @@ export const plainStore = <V>(g: Emit<V>, past: V | null): RowStore<V> =>
   ({ past: past === null ? null : plainRows(g, past), keep: (rows) => plainRows(g, rows) });
 
 /** `segmentRows` for rows in any format. */
-export function segmentReaders<V>(g: Emit<V>, { past, keep }: RowStore<V>, current: V, { join }: Segmentation<V>): RowReader<V>[] {
+export function segmentReaders<V>(g: Emit<V>, { past, keep }: RowStore<V>, current: V, { join, appended = false }: Segmentation<V>): RowReader<V>[] {
   const kept = keep(current);
   if (past === null) return [kept];
+  if (appended) return [past];
   return join ? [plainRows(g, g.concat(1, [past.widen(), kept.widen()]))] : [past, kept];
 }

@@ -1,8 +1,8 @@
 /** Every kernel: the ONNX reading equals the float64 reading, and two spellings of one function agree. All axes are different primes. */
 import t from 'tap';
 import {
-  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, linear, logits, negativeLogLikelihood, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
-  type Emit, type HostTensor, type RowFormat, type StorageEmit,
+  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, linear, logits, mergedAttentionLayer, negativeLogLikelihood, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
+  type Emit, type HostTensor, type RowFormat, type RowStore, type StorageEmit,
 } from '../kernels/index.ts';
 import { eager, toEager } from '../lib/eager.ts';
 import { record } from '../lib/graph/record.ts';
@@ -59,6 +59,18 @@ const joinedAttention = (window: number | null): Program => (g, x) => ({
 });
 const tables = ropeTables(Float64Array.from({ length: 11 }, (_, i) => 1e4 ** (-i / 11)), 8);
 
+function merged<V>(g: Emit<V>, x: Readonly<Record<string, V>>): Readonly<Record<string, V>> {
+  const plain = (name: string) => ({ weight: need(x, name), bias: null }), rows: Record<string, V> = {};
+  const store = (name: string, past: string): RowStore<V> => ({ past: plainRows(g, need(x, past)), keep: (values) => plainRows(g, (rows[name] = values)) });
+  const angles = ropeTables(Float64Array.from({ length: P.m / 2 }, (_, i) => 1e4 ** (-i / P.m)), 8);
+  const y = mergedAttentionLayer(
+    g, need(x, 'x'), { queryRope: plain('queryRope'), queryLatent: plain('queryLatent'), keyRope: plain('keyRope'), down: plain('down'), output: plain('output') },
+    ropeAngles(g, { cos: g.constant(angles.cos), sin: g.constant(angles.sin) }, need(x, 'positions')), { join: false, masks: [null, null] },
+    { heads: P.g, ropeWidth: P.m, rank: P.c }, { rope: store('rope', 'ropePast'), latent: store('latent', 'latentPast') },
+  );
+  return { y, rope: need(rows, 'rope'), latent: need(rows, 'latent') };
+}
+
 const cases: Readonly<Record<string, Case>> = {
   'rms-norm': { feeds: { x: tensor('bsd'), w: tensor('d') }, symbols: { x: ['b', 's', 23] }, terms: P.d, program: (g, x) => ({ y: rmsNorm(g, need(x, 'x'), need(x, 'w'), 1e-5) }) },
   'linear with bias': { feeds: { x: tensor('bsd'), w: tensor('fd'), bias: tensor('f') }, symbols: { x: ['b', 's', 23] }, terms: P.d, program: (g, x) => ({ y: linear(g, need(x, 'x'), { weight: need(x, 'w'), bias: need(x, 'bias') }) }) },
@@ -83,6 +95,14 @@ const cases: Readonly<Record<string, Case>> = {
   'grouped-query attention in a window of 2': { feeds: attentionFeeds, symbols: attentionSymbols, terms: P.k + P.p + P.s, program: splitAttention(2) },
   'expanded latent attention': { feeds: latentFeeds, terms: P.c + P.m + P.n + P.p, program: (g, x) => ({ y: latent(g, x, expandedAttention) }) },
   'absorbed latent attention': { feeds: latentFeeds, terms: P.c + P.m + P.n + P.p, program: (g, x) => ({ y: latent(g, x, absorbedAttention) }) },
+  'merged latent attention': {
+    feeds: {
+      x: tensor('bsd'), queryRope: normal([P.g * P.m, P.d], random, 0.1), queryLatent: normal([P.g * P.c, P.d], random, 0.1), keyRope: tensor('md', 0.2), down: tensor('cd', 0.2),
+      output: normal([P.d, P.g * P.c], random, 0.1), ropePast: tensor('bpm'), latentPast: tensor('bpc'), positions: integers([5, 6, 7]),
+    },
+    terms: P.c + P.m + P.d + P.p,
+    program: merged,
+  },
   'decoder layer': {
     feeds: { x: tensor('bsd'), a: tensor('d'), m: tensor('d'), gate: tensor('fd', 0.2), up: tensor('fd', 0.2), down: tensor('df', 0.2) }, terms: 2 * (P.d + P.f),
     program: (g, x) => ({

@@ -1,10 +1,11 @@
 /** The attention of each decoder layer, bound to one recording: source attention, or latent attention in either form. */
 import {
-  headNorms, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaWeights, type RopeAngles, type Segmentation,
+  headNorms, mergedAttentionLayer, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaWeights, type RopeAngles, type Segmentation,
 } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../graph/record.ts';
 import type { DecoderCache } from './decoder-cache.ts';
 import type { WeightValues } from './decoder-weights.ts';
+import { mergedTensorName } from './merge-up-projections.ts';
 import { mlaTensorName, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
 import type { Model } from './model.ts';
 
@@ -84,6 +85,20 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
     const name = (tensor: MlaTensor | MlaExtra): string => mlaTensorName(layer, tensor);
     const up = (tensor: 'keyUp' | 'valueUp', width: number): Value => g.reshape(weights.weight(name(tensor)), [kvHeads, width, rank / latentGroups]);
     const kept = cache.layer(layer);
+    const stores = { rope: kept.store({ name: 'rope' }), latent: kept.store({ name: 'latent' }) };
+    const rotation = frequencies.length > 0 ? angles(frequencies) : null;
+    const mergedOutput = form === 'absorbed' ? weights.optionalLinear(mergedTensorName(layer, 'output')) : null;
+    if (mergedOutput !== null) {
+      const output = mergedAttentionLayer(
+        g, x,
+        {
+          queryRope: weights.optionalLinear(mergedTensorName(layer, 'queryRope')), queryLatent: weights.optionalLinear(mergedTensorName(layer, 'queryLatent')),
+          keyRope: weights.optionalLinear(name('keyRope')), down: weights.linear(name('down')), output: mergedOutput,
+        },
+        rotation, segmentation, { heads, ropeWidth: 2 * frequencies.length, rank }, stores,
+      );
+      return { output, rows: kept.outputs };
+    }
     const { output, rows } = mlaAttentionLayer(
       g, x,
       {
@@ -93,12 +108,11 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
         output: weights.linear(name('output')),
         ...latentExtras(weights, config, headDim, name),
       },
-      frequencies.length > 0 ? angles(frequencies) : null,
+      rotation,
       { keyScale: kept.past({ name: 'key_scale' }) },
       segmentation,
       { heads, kvHeads, ropeWidth: 2 * frequencies.length, nopeWidth, valueWidth: headDim, scale: model.scale },
-      form,
-      { rope: kept.store({ name: 'rope' }), latent: kept.store({ name: 'latent' }) },
+      form, stores,
     );
     if (rows.keyScale !== undefined && rows.keyScale !== null) kept.keep({ name: 'key_scale' }, rows.keyScale);
     return { output, rows: kept.outputs };

@@ -1,7 +1,8 @@
 /** The cached rows of one recording: old ones as attention reads them, new ones as the outputs that the cache takes. */
 import { storedRows, storeRows, widenRows, type RowStore, type StoredRows } from '../../kernels/index.ts';
+import { productOfDims } from '../graph/dims.ts';
 import type { Recorder, Value } from '../graph/record.ts';
-import { cacheFormats, partsOf, pastPort, presentPort, type CachedRows, type CacheFormat } from './cache-layout.ts';
+import { cacheFormats, partsOf, pastPort, presentPort, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
 
 /** Cached rows of one layer, taken part by part. */
 export interface LayerCache {
@@ -19,13 +20,26 @@ export interface DecoderCache {
   layer(layer: number): LayerCache;
 }
 
+export interface DecoderCacheOptions {
+  /**
+   * The inputs hold the current tokens' rows too (kernels/segments.ts). They come without a batch axis then, and new rows
+   * leave as [1, s, width]: as operators make and take them, so that nothing stands between those and the memory.
+   */
+  readonly appended?: boolean;
+}
+
 /** Declares the inputs of all rows; with `format` null nothing is cached, and new rows are dropped. */
-export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: CacheFormat | null): DecoderCache {
+export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: CacheFormat | null, { appended = false }: DecoderCacheOptions = {}): DecoderCache {
+  const input = (part: CachePart): Value => {
+    const shape = [1, 'p', ...part.row], port = { name: pastPort(part), dtype: part.dtype };
+    return appended ? g.reshape(g.input({ ...port, shape: shape.slice(1) }), shape) : g.input({ ...port, shape });
+  };
+  const output = (values: Value): Value => (appended ? g.reshape(values, [...values.shape.slice(0, 2), productOfDims(values.shape.slice(2))]) : values);
   const key = ({ layer, name }: Pick<CachedRows, 'layer' | 'name'>): string => `${layer}.${name}`;
   const past = new Map<string, StoredRows<Value>>();
   for (const some of format === null ? [] : rows) {
     const kind = cacheFormats[format ?? 'f32'][some.name];
-    const [first, step] = partsOf(some, format ?? 'f32').map((part) => g.input({ name: pastPort(part), dtype: part.dtype, shape: [1, 'p', ...part.row] }));
+    const [first, step] = partsOf(some, format ?? 'f32').map(input);
     if (first === undefined) continue;
     past.set(key(some), (kind === 'int8' || kind === 'int4') && step !== undefined ? { format: kind, bytes: first, step } : { format: kind === 'float16' ? kind : 'float32', values: first });
   }
@@ -36,8 +50,8 @@ export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: C
       const take = (name: CachedRows['name'], values: Value): StoredRows<Value> => {
         if (format === null) return { format: 'float32', values };
         const stored = storeRows(g, values, cacheFormats[format][name]);
-        outputs[presentPort({ layer, name })] = 'values' in stored ? stored.values : stored.bytes;
-        if ('step' in stored) outputs[presentPort({ layer, name: `${name}_step` })] = stored.step;
+        outputs[presentPort({ layer, name })] = output('values' in stored ? stored.values : stored.bytes);
+        if ('step' in stored) outputs[presentPort({ layer, name: `${name}_step` })] = output(stored.step);
         return stored;
       };
       return {

@@ -23,6 +23,8 @@ export interface DecoderOptions {
   readonly form: DecoderForm;
   /** Join cached and current rows (prefill) or keep them apart (decode); see kernels/segments.ts. */
   readonly join: boolean;
+  /** The cached rows hold the current tokens' too: see kernels/segments.ts and DecoderCacheOptions. Default false. */
+  readonly appended?: boolean;
   readonly output: DecoderOutput;
   /** Tokens per run: the symbol `s`, or a number. One token needs no mask and fewer nodes. Default 's'. */
   readonly tokens?: number;
@@ -42,18 +44,19 @@ export const cacheLayoutOf = (model: Pick<Model, 'config' | 'mla'>, format: Cach
 /** Records the decoder. `constants` come from loadDecoderWeights. Errors: a form the model cannot take. */
 export function buildDecoder(model: Model, constants: ReadonlyMap<string, Constant>, options: DecoderOptions): Subgraph {
   const { config, family } = model;
-  const { form, join, output, tokens = 's' } = options;
+  const { form, join, output, tokens = 's', appended = false } = options;
   if (!formsOf(model).includes(form)) throw new RangeError(`buildDecoder: form must be one of ${formsOf(model)} for ${model.path}, got ${form}`);
-  const g = recorder(`${config.modelType}-${form}-${join ? 'joined' : 'split'}-${output}`);
+  const g = recorder(`${config.modelType}-${form}-${appended ? 'appended' : join ? 'joined' : 'split'}-${output}`);
   const ids = g.input({ name: 'ids', dtype: 'int64', shape: [1, tokens] });
   const positions = g.input({ name: 'positions', dtype: 'int64', shape: [tokens] });
-  const pastPositions = join || config.window !== null ? g.input({ name: 'past_positions', dtype: 'int64', shape: ['p'] }) : null;
+  const needsMask = join || config.window !== null || (appended && tokens !== 1);
+  const pastPositions = needsMask ? g.input({ name: 'past_positions', dtype: 'int64', shape: ['p'] }) : null;
   const targets = output === 'nll' ? g.input({ name: 'targets', dtype: 'int64', shape: [1, tokens] }) : null;
   const weights = weightValues(g, constants);
   const context: DecoderContext = {
     g, model, weights, positions, positionCount: options.positions,
-    cache: decoderCache(g, cachedRowsOf(model), options.cache ?? 'f32'),
-    segmentation: decoderMasks(g, positions, pastPositions, join, config.window),
+    cache: decoderCache(g, cachedRowsOf(model), options.cache ?? 'f32', { appended }),
+    segmentation: appended ? appendedMask(g, positions, pastPositions, config.window) : decoderMasks(g, positions, pastPositions, join, config.window),
   };
   const { hidden, rows } = recordLayers(context, embedding(g, ids, weights.weight(family.embedding)), form);
   const normed = rmsNorm(g, output === 'last' ? lastToken(g, hidden, tokens) : hidden, weights.weight(family.finalNorm), config.normEps);
@@ -103,4 +106,9 @@ function decoderMasks(g: Recorder, positions: Value, pastPositions: Value | null
   // Without a window every cached row is visible, and a token always sees itself: no mask is spent on either.
   const current = at(positions.shape, 0) === 1 ? null : g.causalMask(positions, positions, window);
   return { join, masks: [pastPositions === null ? null : g.causalMask(positions, pastPositions, window), current] };
+}
+
+/** One segment that ends with the current tokens; `keyPositions` are those of all its rows. One token sees all without a window. */
+function appendedMask(g: Recorder, positions: Value, keyPositions: Value | null, window: number | null): Segmentation<Value> {
+  return { join: false, appended: true, masks: [keyPositions === null ? null : g.causalMask(positions, keyPositions, window)] };
 }

@@ -3,7 +3,7 @@ import { int } from '../graph/record.ts';
 import { bytesPerElement, tensorBytes, tensorFromBytes } from '../tensor.ts';
 import type { Attribute, Constant, HostTensor, Node, Subgraph } from '../graph/subgraph.ts';
 import { readConstant } from './constant-weight.ts';
-import { contrib, edgesOf, freshNames, intAttribute, operator, replaceNodes, standard, type Edges } from './pass.ts';
+import { contrib, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
 
 /** Axis along which the outputs lie, for each input of an operator that holds something per output. */
 type OutputAxes = Readonly<Record<number, 0 | 1>>;
@@ -34,8 +34,11 @@ export function mergeProjections(subgraph: Subgraph): Subgraph {
     const key = groupKey(edges, node, axes);
     groups.set(key, [...(groups.get(key) ?? []), node]);
   }
+  // What rotates comes first, so that mergeRotations finds it side by side.
+  const rotates = (node: Node): number => (feeds(edges, node.outputs[0]!, 'RotaryEmbedding') ? 0 : 1);
   const replaced = new Map<Node, readonly Node[]>(), constants = new Map<string, Constant>();
-  for (const group of groups.values()) {
+  for (const found of groups.values()) {
+    const group = [...found].sort((a, b) => rotates(a) - rotates(b));
     const first = group[0]!, axes = outputAxes(first);
     if (group.length === 1 || axes === null) continue;
     const widths = group.map((node) => outputsOf(edges, node, axes));
@@ -49,11 +52,12 @@ export function mergeProjections(subgraph: Subgraph): Subgraph {
     const total = widths.reduce((a, b) => a + b, 0), whole = fresh(`${first.outputs[0]!}.merged`), sizes = fresh(`${whole}.widths`);
     constants.set(sizes, { dtype: 'int64', shape: [widths.length], data: BigInt64Array.from(widths, BigInt) });
     const attributes: Readonly<Record<string, Attribute>> = first.attributes.N === undefined ? first.attributes : { ...first.attributes, N: int(total) };
-    replaced.set(first, [
+    for (const node of group) replaced.set(node, []);
+    // Where the first of them stood, so that it comes before all that reads one.
+    replaced.set(found[0]!, [
       first.domain === '' ? standard(first.op, inputs, [whole], attributes) : contrib(first.op, inputs, [whole], attributes),
       standard('Split', [whole, sizes], group.map((node) => node.outputs[0]!), { axis: int(-1) }),
     ]);
-    for (const node of group.slice(1)) replaced.set(node, []);
   }
   return replaceNodes(subgraph, replaced, constants);
 }
@@ -76,6 +80,13 @@ function groupKey(edges: Edges, node: Node, axes: OutputAxes): string {
     return { dtype, shape: shape.map((n, i) => (i === axis ? null : n)) };
   });
   return JSON.stringify([operator(node), inputs, { ...node.attributes, N: null }]);
+}
+
+/** Whether one node reads an edge, an `op`, at most with a Reshape between. */
+function feeds(edges: Edges, edge: string, op: string): boolean {
+  const reader = soleReader(edges, edge);
+  if (reader === undefined) return false;
+  return operator(reader) === 'Reshape' ? feeds(edges, reader.outputs[0]!, op) : operator(reader) === op;
 }
 
 const outputsOf = (edges: Edges, node: Node, axes: OutputAxes): number => edges.constant(node.inputs[1]!)!.shape[axes[1]!]!;

@@ -15,6 +15,13 @@ export interface Cache {
   feeds(): Record<string, HostTensor>;
   /** Takes the present.N.PART outputs of a run over `tokens` tokens. */
   append(outputs: Readonly<Record<string, HostTensor>>, tokens: number): void;
+  /**
+   * For a graph that appends in place: past.N.PART feeds that end with `tokens` rows still to be written, and those rows
+   * as present.N.PART fetches. After the run call advance.
+   */
+  appending(tokens: number): { readonly feeds: Record<string, HostTensor>; readonly fetches: Record<string, HostTensor> };
+  /** Counts `tokens` rows as filled that a graph has written in place. */
+  advance(tokens: number): void;
   /** Forgets all but the first `length` tokens. */
   truncate(length: number): void;
 }
@@ -22,7 +29,8 @@ export interface Cache {
 /** One array of rows. */
 interface Buffer {
   readonly bytes: number;
-  view(tokens: number): HostTensor;
+  /** `tokens` rows from row `from` on, as a tensor of the given shape. */
+  view(from: number, tokens: number, shape: readonly number[]): HostTensor;
   write(rows: HostTensor | undefined, length: number, tokens: number): void;
 }
 
@@ -32,14 +40,13 @@ function buffer(part: CachePart, capacity: number): Buffer {
   const width = product(part.row);
   const refuse = (rows: HostTensor | undefined, tokens: number): Error =>
     new RangeError(`Cache.append: ${presentPort(part)} must hold ${tokens} ${part.dtype} rows of ${width}, got ${rows?.dtype} [${rows?.shape}]`);
-  const shape = (tokens: number): number[] => [1, tokens, ...part.row];
   // One arm per element type: the compiler then knows that data and dtype belong together.
   switch (part.dtype) {
     case 'float32': {
       const data = new Float32Array(capacity * width);
       return {
         bytes: data.byteLength,
-        view: (tokens) => ({ dtype: 'float32', shape: shape(tokens), data: data.subarray(0, tokens * width) }),
+        view: (from, tokens, shape) => ({ dtype: 'float32', shape, data: data.subarray(from * width, (from + tokens) * width) }),
         write(rows, length, tokens) {
           if (rows?.dtype !== 'float32' || rows.data.length !== tokens * width) throw refuse(rows, tokens);
           data.set(rows.data, length * width);
@@ -50,7 +57,7 @@ function buffer(part: CachePart, capacity: number): Buffer {
       const data = new Uint16Array(capacity * width);
       return {
         bytes: data.byteLength,
-        view: (tokens) => ({ dtype: 'float16', shape: shape(tokens), data: data.subarray(0, tokens * width) }),
+        view: (from, tokens, shape) => ({ dtype: 'float16', shape, data: data.subarray(from * width, (from + tokens) * width) }),
         write(rows, length, tokens) {
           if (rows?.dtype !== 'float16' || rows.data.length !== tokens * width) throw refuse(rows, tokens);
           data.set(rows.data, length * width);
@@ -61,7 +68,7 @@ function buffer(part: CachePart, capacity: number): Buffer {
       const data = new Uint8Array(capacity * width);
       return {
         bytes: data.byteLength,
-        view: (tokens) => ({ dtype: 'uint8', shape: shape(tokens), data: data.subarray(0, tokens * width) }),
+        view: (from, tokens, shape) => ({ dtype: 'uint8', shape, data: data.subarray(from * width, (from + tokens) * width) }),
         write(rows, length, tokens) {
           if (rows?.dtype !== 'uint8' || rows.data.length !== tokens * width) throw refuse(rows, tokens);
           data.set(rows.data, length * width);
@@ -77,14 +84,30 @@ export function createCache(layout: readonly CachePart[], capacity: number): Cac
   const parts = layout.map((part) => ({ part, rows: buffer(part, capacity) }));
   const bytes = parts.reduce((sum, { rows }) => sum + rows.bytes, 0);
   let length = 0;
+  const checkRoom = (caller: string, tokens: number): void => {
+    if (length + tokens > capacity) throw new RangeError(`Cache.${caller}: ${length} + ${tokens} tokens must fit the capacity of ${capacity}`);
+  };
   return {
     get length() { return length; },
     capacity,
     bytes,
     bytesPerToken: bytes / capacity,
-    feeds: () => Object.fromEntries(parts.map(({ part, rows }): [string, HostTensor] => [pastPort(part), rows.view(length)])),
+    feeds: () => Object.fromEntries(parts.map(({ part, rows }): [string, HostTensor] => [pastPort(part), rows.view(0, length, [1, length, ...part.row])])),
+    appending(tokens) {
+      checkRoom('appending', tokens);
+      const feeds: Record<string, HostTensor> = {}, fetches: Record<string, HostTensor> = {};
+      for (const { part, rows } of parts) {
+        feeds[pastPort(part)] = rows.view(0, length + tokens, [length + tokens, ...part.row]);
+        fetches[presentPort(part)] = rows.view(length, tokens, [1, tokens, product(part.row)]);
+      }
+      return { feeds, fetches };
+    },
+    advance(tokens) {
+      checkRoom('advance', tokens);
+      length += tokens;
+    },
     append(outputs, tokens) {
-      if (length + tokens > capacity) throw new RangeError(`Cache.append: ${length} + ${tokens} tokens must fit the capacity of ${capacity}`);
+      checkRoom('append', tokens);
       for (const { part, rows } of parts) rows.write(outputs[presentPort(part)], length, tokens);
       length += tokens;
     },

@@ -1,14 +1,15 @@
 /** A model opened for inference: one onnxruntime session per graph, opened when first needed. */
-import { openRuntime, type Runtime } from '../graph/runtime.ts';
+import type { Runtime } from '../graph/runtime.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
-import { withGemm } from '../linalg/onnx-gemm.ts';
-import { buildDecoder, cacheLayoutOf, formsOf, type DecoderForm, type DecoderOptions, type DecoderOutput } from '../models/decoder.ts';
-import { loadDecoderWeights } from '../models/decoder-weights.ts';
-import { rotatesLatent, type CacheFormat } from '../models/cache-layout.ts';
+import type { Absorption } from '../models/absorption.ts';
+import { cacheLayoutOf, formsOf, type DecoderForm, type DecoderOutput } from '../models/decoder.ts';
+import type { CacheFormat } from '../models/cache-layout.ts';
 import type { Model } from '../models/model.ts';
-import { rotateLatents } from '../models/rotate-latent.ts';
-import { runPasses, type Pass } from '../passes/pass.ts';
+import { decodePasses } from '../passes/decode-passes.ts';
+import type { Pass } from '../passes/pass.ts';
 import { createCache, type Cache } from './cache.ts';
+import { decoderGraphs, type DecodeGraph } from './decoder-graphs.ts';
+import { tokenFeeds } from './token-feeds.ts';
 
 export interface SessionOptions {
   /** Threads of onnxruntime. Default: the cores this process may use, at most 8. */
@@ -26,6 +27,15 @@ export interface SessionOptions {
    * Subgraph -> Subgraph that keeps the ports. Default none.
    */
   readonly passes?: readonly Pass[];
+  /** Rewrites the graph of a step once more, for speed and without a change of its numbers. Default `decodePasses`. */
+  readonly decodePasses?: readonly Pass[];
+  /**
+   * Up-projections of a converted model while decoding: 'separate' products, 'merged' into queries and output, or by the
+   * cost rule of lib/models/absorption.ts. Default 'auto'.
+   */
+  readonly absorption?: Absorption | 'auto';
+  /** Let a step write its rows into the cache itself, where a test at opening shows that it works. Default true. */
+  readonly appendInPlace?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -46,9 +56,6 @@ export interface Session {
   close(): Promise<void>;
 }
 
-const int64 = (values: readonly number[], shape: readonly number[]): HostTensor => ({ dtype: 'int64', shape, data: BigInt64Array.from(values, BigInt) });
-const range = (from: number, count: number): number[] => Array.from({ length: count }, (_, i) => from + i);
-
 function floats(tensor: HostTensor | undefined, name: string): Float32Array {
   if (tensor?.dtype !== 'float32') throw new TypeError(`openSession: output ${name} must be float32, got ${tensor?.dtype}`);
   return tensor.data;
@@ -68,18 +75,18 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   }
   const cacheFormat = options.cache ?? 'f32';
   const layout = cacheLayoutOf(model, cacheFormat);
-  const runtimes = new Map<string, Promise<Runtime>>();
-  const openGraph = async (graph: DecoderOptions): Promise<Runtime> => {
-    const loaded = await loadDecoderWeights(model);
-    const constants = rotatesLatent(cacheFormat) ? await withGemm((gemm) => rotateLatents(model, loaded, { gemm })) : loaded;
-    return openRuntime(runPasses(buildDecoder(model, constants, graph), options.passes ?? []), options.threads === undefined ? {} : { threads: options.threads });
-  };
-  const runtime = (form: DecoderForm, join: boolean, output: DecoderOutput): Promise<Runtime> => {
-    const key = `${form} ${join} ${output}`;
-    const open = runtimes.get(key) ?? openGraph({ form, join, output, cache: cacheFormat, positions: contextLength, ...(join ? {} : { tokens: 1 }) });
-    runtimes.set(key, open);
+  const graphs = decoderGraphs(model, {
+    threads: options.threads, cache: cacheFormat, positions: contextLength, passes: options.passes ?? [],
+    decodePasses: options.decodePasses ?? decodePasses, absorption: options.absorption ?? 'auto', appendInPlace: options.appendInPlace ?? true,
+  });
+  const prefillGraphs = new Map<DecoderOutput, Promise<Runtime>>();
+  const prefillGraph = (output: DecoderOutput): Promise<Runtime> => {
+    const open = prefillGraphs.get(output) ?? graphs.prefill(forms.prefill, output);
+    prefillGraphs.set(output, open);
     return open;
   };
+  let decoding: Promise<DecodeGraph> | null = null;
+  const decodeGraph = (): Promise<DecodeGraph> => (decoding ??= graphs.decode(forms.decode));
 
   const checkIds = (ids: readonly number[]): void => {
     const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= model.config.vocab);
@@ -89,13 +96,17 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   /** One run of one graph over `ids`; the new rows go into the cache. */
   const run = async (graph: Runtime, cache: Cache, ids: readonly number[], targets?: readonly number[]): Promise<Record<string, HostTensor>> => {
     signal?.throwIfAborted();
-    const feeds: Record<string, HostTensor> = {
-      ids: int64(ids, [1, ids.length]), positions: int64(range(cache.length, ids.length), [ids.length]), ...cache.feeds(),
-    };
-    if (graph.inputs.includes('past_positions')) feeds.past_positions = int64(range(0, cache.length), [cache.length]);
-    if (targets !== undefined) feeds.targets = int64(targets, [1, targets.length]);
-    const outputs = await graph.run(feeds);
+    const outputs = await graph.run({ ...tokenFeeds(graph, ids, cache.length, cache.length, targets), ...cache.feeds() });
     cache.append(outputs, ids.length);
+    return outputs;
+  };
+
+  /** One token whose rows the graph writes into the cache itself. */
+  const runAppending = async (graph: Runtime, cache: Cache, id: number): Promise<Record<string, HostTensor>> => {
+    signal?.throwIfAborted();
+    const { feeds, fetches } = cache.appending(1);
+    const outputs = await graph.run({ ...tokenFeeds(graph, [id], cache.length, cache.length + 1), ...feeds }, { ...fetches, logits: null });
+    cache.advance(1);
     return outputs;
   };
 
@@ -119,7 +130,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
     async prefill(cache, ids, onProgress) {
       if (ids.length === 0) throw new RangeError('Session.prefill: a prompt must have at least one token, got none');
       let last = new Float32Array(0);
-      await chunked(await runtime(forms.prefill, true, 'last'), cache, ids, undefined, (outputs, start) => {
+      await chunked(await prefillGraph('last'), cache, ids, undefined, (outputs, start) => {
         last = Float32Array.from(floats(outputs.logits, 'logits'));
         onProgress?.(Math.min(start + chunkTokens, ids.length));
       });
@@ -128,14 +139,15 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
     async step(cache, id) {
       checkIds([id]);
       if (cache.length + 1 > Math.min(contextLength, cache.capacity)) throw new RangeError(`Session.step: the context of ${Math.min(contextLength, cache.capacity)} tokens is full`);
-      // onnxruntime 1.29 divides by zero in its fused product over no cached rows: the first token takes the prefill graph.
-      const graph = cache.length === 0 ? runtime(forms.prefill, true, 'last') : runtime(forms.decode, false, 'last');
-      return floats((await run(await graph, cache, [id])).logits, 'logits');
+      const { graph, appends } = await decodeGraph();
+      // onnxruntime 1.29 divides by zero in its fused product over no cached rows: there the first token takes the prefill graph.
+      const outputs = appends ? await runAppending(graph, cache, id) : await run(cache.length === 0 ? await prefillGraph('last') : graph, cache, [id]);
+      return floats(outputs.logits, 'logits');
     },
     async logits(cache, ids) {
       const { vocab } = model.config;
       const data = new Float32Array(ids.length * vocab);
-      await chunked(await runtime(forms.prefill, true, 'logits'), cache, ids, undefined, (outputs, start) => data.set(floats(outputs.logits, 'logits'), start * vocab));
+      await chunked(await prefillGraph('logits'), cache, ids, undefined, (outputs, start) => data.set(floats(outputs.logits, 'logits'), start * vocab));
       return { dtype: 'float32', shape: [ids.length, vocab], data };
     },
     async nll(ids) {
@@ -143,17 +155,19 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
       checkIds(ids);
       const nats = new Float64Array(ids.length - 1);
       const cache = createCache(layout, ids.length - 1);
-      await chunked(await runtime(forms.prefill, true, 'nll'), cache, ids.slice(0, -1), ids.slice(1), (outputs, start) => nats.set(floats(outputs.nll, 'nll'), start));
+      await chunked(await prefillGraph('nll'), cache, ids.slice(0, -1), ids.slice(1), (outputs, start) => nats.set(floats(outputs.nll, 'nll'), start));
       return nats;
     },
     async open() {
-      await runtime(forms.prefill, true, 'last');
-      await runtime(forms.decode, false, 'last');
+      await prefillGraph('last');
+      await decodeGraph();
     },
     async close() {
       // A graph that failed to open has told its caller so already.
-      for (const open of runtimes.values()) await open.then((graph) => graph.release(), () => undefined);
-      runtimes.clear();
+      const opened = [...prefillGraphs.values(), ...(decoding === null ? [] : [decoding.then(({ graph }) => graph)])];
+      prefillGraphs.clear();
+      decoding = null;
+      for (const open of opened) await open.then((graph) => graph.release(), () => undefined);
     },
   };
 }

@@ -1,0 +1,43 @@
+/**
+ * Latent attention whose up-projections are multiplied into the projections around them: queries come out of one matrix
+ * in latent coordinates, sums of latents go into the output matrix. The absorbed form with fewer products, and with fewer
+ * or more weights as the ranks have it (lib/models/absorption.ts). Dimension key as in latent-attention.ts.
+ */
+import { at } from './at.ts';
+import { latentSegments, type MlaStores } from './attention-layer.ts';
+import type { Emit } from './emit.ts';
+import { attendLatents } from './latent-attention.ts';
+import { linear, linearHeads, type Linear } from './linear.ts';
+import { partialRopeKey } from './partial-rope.ts';
+import { rope, type RopeAngles } from './rope.ts';
+import type { Segmentation } from './segments.ts';
+
+/** Queries carry the factor on the scores. A part is null where nothing of it is left. */
+export interface MergedWeights<V> {
+  readonly queryRope: Linear<V> | null; // [h m, d]
+  readonly queryLatent: Linear<V> | null; // [h c, d]: key up-projection^T times the queries' remainder
+  readonly keyRope: Linear<V> | null; // [m, d]
+  readonly down: Linear<V>; // [c, d]
+  readonly output: Linear<V>; // [d, h c]: o_proj times the value up-projection
+}
+
+export interface MergedDims {
+  readonly heads: number;
+  readonly ropeWidth: number;
+  readonly rank: number;
+}
+
+/** x: [b, s, d] -> output [b, s, d]; new rows go into the stores. */
+export function mergedAttentionLayer<V>(
+  g: Emit<V>, x: V, w: MergedWeights<V>, angles: RopeAngles<V> | null, segmentation: Segmentation<V>, { heads, ropeWidth, rank }: MergedDims, stores: MlaStores<V>,
+): V {
+  const [b, s] = [at(g.shape(x), 0), at(g.shape(x), 1)];
+  const rotated = w.queryRope === null || angles === null ? null : rope(g, linearHeads(g, x, w.queryRope, [heads], ropeWidth), angles);
+  const query = {
+    rope: rotated === null ? null : g.reshape(rotated, [b, s, 1, heads, ropeWidth]),
+    latent: w.queryLatent === null ? null : linearHeads(g, x, w.queryLatent, [1, heads], rank),
+  };
+  const rows = { rope: partialRopeKey(g, x, w, angles), latent: linear(g, x, w.down) };
+  const attended = attendLatents(g, query, latentSegments(g, stores, rows, segmentation)); // [b, s, 1, h, c]
+  return linear(g, g.reshape(attended, [b, s, heads * rank]), w.output);
+}
