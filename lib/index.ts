@@ -41,6 +41,8 @@ export { convertAndHeal } from './convert-and-heal.ts';
 export type { ConvertAndHealOptions } from './convert-and-heal.ts';
 export { resolveBudget } from './budget.ts';
 export type { Budget, ResolvedBudget } from './budget.ts';
+export { chooseLatentGroups, costMs, decodeCost } from './cost.ts';
+export type { DecodeCost, HeadShape, LatentShape, MachineRates } from './cost.ts';
 export { relayModel } from './released/relay.ts';
 export type { RelayOptions, RelayReport } from './released/relay.ts';
 export { openSession } from './session/session.ts';

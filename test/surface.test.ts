@@ -5,8 +5,8 @@ import ts from 'typescript';
 import * as library from '../lib/index.ts';
 
 const values = [
-  'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrationOf', 'collectStatistics',
-  'compose', 'convert', 'convertAndHeal', 'createAdamW', 'createTrainer', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration',
+  'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrationOf', 'chooseLatentGroups', 'collectStatistics',
+  'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration',
   'fromModel', 'fromNdarray', 'generate', 'gradientOf', 'heal', 'healingText', 'inferShapes', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'nextTokenSubgraph',
   'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSession', 'openStatistics', 'openTokenizer',
   'packageFile', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic', 'quantiseWeights', 'rankRopeDims',
