@@ -1,9 +1,19 @@
-/** The numbered examples run as they stand, on the models of test/data, and print what they promise. */
+/** The numbered examples run as they stand, on the models of test/data, and print what they promise; so does the bench. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import t from 'tap';
-import { packageFile } from '../lib/index.ts';
+import { cases } from '../bench/cases/index.ts';
+import { compareReports } from '../bench/support/baseline.ts';
+import { latentAttentionGraph, sourceAttentionGraph } from '../bench/support/layer-graphs.ts';
+import { readOptions } from '../bench/support/options.ts';
+import { presets } from '../bench/support/presets.ts';
+import { caseText } from '../bench/support/report.ts';
+import type { Row } from '../bench/support/rows.ts';
+import { inTurn, median, type Contender } from '../bench/support/turns.ts';
+import { workOf } from '../bench/support/work.ts';
+import { linear } from '../kernels/index.ts';
+import { chooseLatentGroups, costMs, decodeCost, packageFile, record, zeros, type Subgraph } from '../lib/index.ts';
 
 const LONGEST = 40;
 const source = packageFile('test', 'data', 'zoo', 'llama-gqa-tied');
@@ -58,4 +68,85 @@ t.test('the program in README.md runs', async (t) => {
   await import(pathToFileURL(join(directory, 'readme.ts')).href);
   t.match(printed.join('\n'), /^0\.\d+ 0\.\d+ 40$/, 'errors of keys and values, and 16 + 24 elements per token');
   t.ok(existsSync(onnx), 'the layer was written');
+});
+
+/** What the bench needs of a machine; the cases only have to run. */
+const benchContext = { threads: 1, runs: 2, ceiling: { gemm: 100, byteGemm: 300, read: 20 }, now: () => performance.now() };
+
+t.test('every case of the bench runs on the tiny preset', async (t) => {
+  for (const [name, { smoke, run, defaults }] of Object.entries(cases)) {
+    if (smoke === null) {
+      t.notOk(Object.hasOwn(defaults, 'preset'), `${name} needs a whole model`);
+      continue;
+    }
+    const { rows, notes } = await run({ preset: 'tiny', ...smoke }, benchContext);
+    t.ok(rows.length > 1 || name === 'svd' || name === 'convert-layer', `${name} has rows`);
+    t.equal(new Set(rows.map(({ what }) => what)).size, rows.length, `${name}: rows have names of their own`);
+    const numbers = rows.flatMap(({ exact, measured }) => [...Object.values(exact), ...Object.values(measured)]);
+    t.ok(numbers.every((number) => Number.isFinite(number) && number >= 0), `${name}: figures are numbers`);
+    t.match(caseText(name, { rows, notes }), new RegExp(`^## ${name}\n\n\\|`), `${name} prints a table`);
+  }
+});
+
+t.test('the bench counts the work of a subgraph', (t) => {
+  const product = record('product', { x: { dtype: 'float32', shape: ['s', 5] } }, (g, { x }) => ({ y: linear(g, g.reshape(x, [1, 's', 5]), { weight: g.parameter('w', zeros('float32', [7, 5])), bias: null }) }));
+  t.match(workOf(product, { s: 3 }), { flops: 2 * 3 * 5 * 7, byteFlops: 0, bytes: 4 * (3 * 5 + 3 * 7) + workOf(product, { s: 3 }).weightBytes });
+  const shape = presets.tiny;
+  const latent = { components: 3, rank: 14, latentGroups: 2 };
+  // Of the new token's own row only products of more than one element are matrix products.
+  const within = (latentShape: Parameters<typeof decodeCost>[1], subgraph: Subgraph, what: string): void => {
+    const { flops } = workOf(subgraph, { p: 11 });
+    t.ok(flops >= decodeCost(shape, latentShape, 11).flops && flops <= decodeCost(shape, latentShape, 12).flops, what);
+  };
+  for (const latentGroups of [1, 2]) within({ ...latent, latentGroups }, latentAttentionGraph(shape, { ...latent, latentGroups }, 'f32'), `decodeCost counts what absorbed attention computes, ${latentGroups} groups`);
+  within(null, sourceAttentionGraph(shape, 'f32'), 'and what source attention computes');
+  t.throws(() => workOf(product, {}), /every axis needs a length, got s/);
+  t.end();
+});
+
+t.test('the bench compares with a baseline', (t) => {
+  const row = (what: string, nodes: number, medianMs: number): Row => ({ what, exact: { nodes }, measured: { medianMs } });
+  const before = { decode: [row('a', 10, 1), row('b', 10, 1), row('c', 10, 1)], load: [row('x', 1, 1)] };
+  const { failures, advice } = compareReports(before, { decode: [row('a', 11, 1.1), row('b', 9, 2), row('d', 1, 1)] });
+  t.same(failures, ['decode: a: nodes 10 -> 11', 'decode: c: no longer measured']);
+  t.same(advice, ['decode: b: nodes 10 -> 9', 'decode: b: 1.000 -> 2.000 ms (2.00 x)', 'decode: d: not in the baseline']);
+  t.same(compareReports(before, before), { failures: [], advice: [] });
+  t.end();
+});
+
+t.test('the bench reads its options', (t) => {
+  t.match(readOptions(['decode', '--preset', 'llama-2-7b', '--contexts', '1024,8192', '--groups', '1,auto', '--caches', 'f32,int4']), {
+    case: 'decode', given: { preset: 'llama-2-7b', contexts: [1024, 8192], groups: [1, 'auto'], caches: ['f32', 'int4'] }, runs: 12, json: false, save: null,
+  });
+  t.throws(() => readOptions(['decode', '--preset', 'gpt-5']), /--preset must be one of tiny, .*, got gpt-5/);
+  t.throws(() => readOptions(['decode', '--shares', '0.5,2']), /--shares must be numbers above 0 and at most 1 with commas between, got 0\.5,2/);
+  t.throws(() => readOptions(['decode', '--contexts', '12x']), /--contexts must be whole numbers/);
+  t.throws(() => readOptions(['decode', '--speed']), /--speed/);
+  t.throws(() => readOptions(['decode', 'prefill']), /one case at a time/);
+  t.end();
+});
+
+t.test('times are taken in turn', async (t) => {
+  const order: string[] = [];
+  let clock = 0;
+  const of = (name: string, ms: number): Contender => ({ run: async () => { order.push(name); clock += ms; }, close: async () => { order.push(`${name} closed`); } });
+  const times = await inTurn([of('a', 1), of('b', 2)], { runs: 4, now: () => clock });
+  t.match(times, [{ medianMs: 1, minMs: 1, runs: 4 }, { medianMs: 2, minMs: 2, runs: 4 }]);
+  t.equal(order.join(' '), 'a a b b a a a a b b b b a a b b a closed b closed');
+  t.equal(median([3, 1, 2]), 2);
+  t.equal(median([4, 1, 2, 3]), 2.5);
+});
+
+t.test('latent groups are chosen by cost', (t) => {
+  const shape = { heads: 32, kvHeads: 32, headDim: 128 };
+  const latent = { components: 341, rank: 1856 };
+  const choose = (flops: number, bytes: number): number => chooseLatentGroups(shape, latent, 8192, 'f32', { flopsPerSecond: flops, bytesPerSecond: bytes });
+  t.equal(choose(1e15, 1e9), 1, 'reading is all there is');
+  t.equal(choose(1e9, 1e15), 32, 'computing is all there is');
+  const between = choose(200e9, 30e9);
+  t.ok(between > 1 && between < 32 && latent.rank % between === 0, `${between} groups where both count`);
+  t.equal(decodeCost(shape, null, 8192).bytes, 8192 * 2 * 32 * 128 * 4);
+  t.equal(decodeCost(shape, latent, 1, 'int8').bytes, 2 * 341 + 1856 + 8, 'an int8 row has a step for the rope key and one for the latent');
+  t.equal(costMs({ flops: 6e9, bytes: 1e9 }, { flopsPerSecond: 2e9, bytesPerSecond: 1e9 }), 3000);
+  t.end();
 });
