@@ -93,6 +93,8 @@ export type { EagerTensor } from './eager.ts';
 // Training: gradients are subgraphs too.
 export { differentiate, gradientOf } from './autodiff/differentiate.ts';
 export type { DifferentiateOptions } from './autodiff/differentiate.ts';
+export { initialWeights } from './train/initialise.ts';
+export type { InitialiseOptions } from './train/initialise.ts';
 export { createTrainer, trainStep } from './train/trainer.ts';
 export type { Feeds, Trainer, TrainerOptions, TrainStep, Update, Weights } from './train/trainer.ts';
 export { createAdamW } from './train/adamw.ts';
@@ -117,7 +119,7 @@ export type { Random } from './random.ts';
 // Files.
 export { openCheckpoint } from './checkpoint/checkpoint.ts';
 export type { Checkpoint, TensorInfo } from './checkpoint/checkpoint.ts';
-export { readConfig } from './checkpoint/config.ts';
+export { parseConfig, readConfig } from './checkpoint/config.ts';
 export { openGguf } from './checkpoint/gguf.ts';
 export type { GgufEntry, GgufFile, GgufMetadata, GgufValue } from './checkpoint/gguf.ts';
 export { openSafetensors, readSafetensors } from './checkpoint/safetensors.ts';
@@ -133,5 +135,7 @@ export type { ChatMessage, ChatOptions } from './text/chat.ts';
 export { downloadModel, isHubId } from './hub.ts';
 export type { DownloadModelOptions, HubProgress } from './hub.ts';
 export { packageFile } from './package-file.ts';
+export { svgOf } from './report/plots.ts';
+export type { Chart, Point } from './report/charts.ts';
 export { startProgress } from './progress.ts';
 export type { Progress, ProgressOptions } from './progress.ts';

@@ -7,12 +7,12 @@ import * as library from '../lib/index.ts';
 const values = [
   'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrationOf', 'chooseLatentGroups', 'collectStatistics',
   'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration',
-  'fromModel', 'fromNdarray', 'generate', 'gradientOf', 'heal', 'healingText', 'inferShapes', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'nextTokenSubgraph',
+  'fromModel', 'fromNdarray', 'generate', 'gradientOf', 'heal', 'healingText', 'inferShapes', 'initialWeights', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'nextTokenSubgraph',
   'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSession', 'openStatistics', 'openTokenizer',
-  'packageFile', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic', 'quantiseWeights', 'rankRopeDims',
+  'packageFile', 'parseConfig', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic', 'quantiseWeights', 'rankRopeDims',
   'readAttentionLayer', 'readConfig', 'readModel', 'readSafetensors', 'record', 'regressionSubgraph', 'relayModel', 'renamePorts',
   'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates',
-  'schedules', 'seededRandom', 'startProgress', 'teacherSubgraph', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32',
+  'schedules', 'seededRandom', 'startProgress', 'svgOf', 'teacherSubgraph', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32',
   'toFloat64', 'toModel', 'toNdarray', 'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel',
   'weightFormats', 'weightPasses', 'writeModel', 'writeSafetensors', 'writeShardedSafetensors', 'zeros',
 ];

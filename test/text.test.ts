@@ -3,6 +3,9 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
 import type { Test } from 'tap';
+import { paragraphs } from '../examples/embedded-model/texts.ts';
+import { tokenizerFiles } from '../examples/embedded-model/tokenizer-files.ts';
+import { byteCharacters, countWords, trainBpe } from '../examples/embedded-model/train-bpe.ts';
 import { readGgufMetadata } from '../lib/checkpoint/gguf.ts';
 import { renderChat } from '../lib/text/chat.ts';
 import { ggufTokenizer } from '../lib/text/gguf-tokenizer.ts';
@@ -211,4 +214,34 @@ t.test('SmolLM2-135M-Instruct: difficult strings, chat and continuation as trans
   t.equal(tokenizer.decode(chat.greedy), chat.text);
   t.same(tokenizer.encode(continuation.prompt), continuation.ids);
   t.equal(tokenizer.decode(continuation.greedy), continuation.text);
+});
+
+t.test('byte-pair encoding: merges made by hand', (t) => {
+  const words = new Map([['low', 5], ['lower', 2], ['newest', 6], ['widest', 3]]);
+  const { pieces, merges } = trainBpe(words, 256 + 6);
+  // es and st occur 9 times, then lo and ow 7, then ne, ew and w+est 6: of equals the earliest pieces
+  t.same(merges, [['e', 's'], ['es', 't'], ['l', 'o'], ['lo', 'w'], ['e', 'w'], ['n', 'ew']]);
+  t.same(pieces.slice(256), ['es', 'est', 'lo', 'low', 'ew', 'new']);
+  t.same(trainBpe(new Map([['aaaa', 1]]), 300).merges, [['a', 'a']], 'of aa, aa there is one pair, and one is not enough');
+  t.throws(() => trainBpe(words, 255), { message: 'trainBpe: size must be a whole number from 256 to 1048575, got 255' });
+  t.end();
+});
+
+t.test('byte-pair encoding: words, bytes and the tokenizer that opens them', async (t) => {
+  t.equal(new Set(byteCharacters).size, 256);
+  t.same([byteCharacters[32], byteCharacters[65], byteCharacters[10]], ['\u0120', 'A', '\u010a'], 'as GPT-2 spells space, A and newline');
+  const text = "It's the cat, the éclair and the 12 men.\n\nThe end";
+  t.same([...countWords(['the the'])], [['the', 1], ['\u0120the', 1]]);
+  const directory = t.testdir(tokenizerFiles(trainBpe(countWords(Array.from({ length: 3 }, () => text)), 280)));
+  const tokenizer = await openTokenizer(directory);
+  const ids = tokenizer.encode(text);
+  t.equal(tokenizer.decode(ids), text);
+  t.ok(ids.length < 0.6 * text.length, 'the merges are used');
+  t.equal(tokenizer.eosId, 0);
+  t.equal(tokenizer.vocabularySize, 281);
+});
+
+t.test('paragraphs: joined lines, ASCII quotes', (t) => {
+  t.equal(paragraphs('\n  One\n  line.\n\n \n“Two” — it’s\n'), 'One line.\n\n"Two" -- it\'s');
+  t.end();
 });

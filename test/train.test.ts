@@ -14,6 +14,7 @@ import { openModel } from '../lib/models/model.ts';
 import { verifyAgainstModel } from '../lib/session/verify.ts';
 import { createAdamW, relativeRates } from '../lib/train/adamw.ts';
 import { heal } from '../lib/train/heal.ts';
+import { initialWeights } from '../lib/train/initialise.ts';
 import { loadWeights, losses } from '../lib/train/objective.ts';
 import { optimiserKernel } from '../lib/train/optimiser-kernel.ts';
 import { learningRateFactor, schedules } from '../lib/train/schedule.ts';
@@ -149,6 +150,25 @@ t.test('schedules', (t) => {
   t.ok(Math.abs(at('cosine')(60) - 0.5) < 1e-12);
   t.ok(Math.abs(at('linear')(85) - 0.25) < 1e-12);
   t.end();
+});
+
+t.test('random weights: the shapes of the model, the widths of the normal, the same from the same seed', async (t) => {
+  const weights = initialWeights(model.config, { seed: 3, deviation: 0.05 });
+  const loaded = await loadWeights(model);
+  t.same(new Map([...weights].map(([name, { shape }]) => [name, shape])), new Map([...loaded].map(([name, { shape }]) => [name, shape])));
+  t.same(initialWeights(model.config, { seed: 3, deviation: 0.05 }), weights);
+  for (const [name, { shape, data }] of weights) {
+    if (shape.length === 1) t.ok(data.every((value) => value === 1), `${name} is a norm`);
+    else {
+      const width = /(o_proj|down_proj)\.weight$/.test(name) ? 0.05 / Math.sqrt(2 * 3) : 0.05;
+      const measured = Math.sqrt(data.reduce((sum, value) => sum + value * value, 0) / data.length);
+      // five standard errors of a standard deviation over so many numbers
+      t.ok(Math.abs(measured / width - 1) < 5 / Math.sqrt(2 * data.length), `${name} has width ${width}, got ${measured}`);
+    }
+  }
+  const qwen = initialWeights((await openModel(fileURLToPath(new URL('data/zoo/qwen2', import.meta.url)))).config);
+  t.ok(qwen.get('model.layers.0.self_attn.q_proj.bias')?.data.every((value) => value === 0), 'biases are 0');
+  t.throws(() => initialWeights(model.config, { deviation: 0 }), { message: 'initialWeights: deviation must be positive, got 0' });
 });
 
 t.test('data: formats, and refusals by name', async (t) => {

@@ -7,13 +7,16 @@ import { constantOf, type Model } from './model.ts';
 
 export type Shapes = ReadonlyMap<string, readonly number[]>;
 
+/** What the shapes of a source model follow from. */
+type Architecture = Pick<Model, 'config' | 'family'>;
+
 type Shape = readonly [name: string, shape: readonly number[]];
 
 const linearShapes = (name: string, out: number, input: number, bias: boolean): Shape[] =>
   bias ? [[`${name}.weight`, [out, input]], [`${name}.bias`, [out]]] : [[`${name}.weight`, [out, input]]];
 
 /** Tensor name -> shape of one layer without its attention. */
-function layerBodyShapes({ config, family }: Model, layer: number): Shape[] {
+function layerBodyShapes({ config, family }: Architecture, layer: number): Shape[] {
   const { hidden, ffn } = config;
   const bias = family.mlpBias(config);
   const names = family.layer(layer);
@@ -27,7 +30,7 @@ function layerBodyShapes({ config, family }: Model, layer: number): Shape[] {
 }
 
 /** Tensor name -> shape of everything but attention. */
-function bodyShapes(model: Model): Shape[] {
+function bodyShapes(model: Architecture): Shape[] {
   const { config, family } = model;
   const { hidden, layers, vocab } = config;
   return [
@@ -42,7 +45,7 @@ function bodyShapes(model: Model): Shape[] {
 export const bodyTensorNames = (model: Model): string[] => [...new Map(bodyShapes(model)).keys()];
 
 /** Tensor name -> shape of one source attention layer. */
-export function sourceAttentionShapes({ config, family }: Pick<Model, 'config' | 'family'>, layer: number): Shapes {
+export function sourceAttentionShapes({ config, family }: Architecture, layer: number): Shapes {
   const { hidden, heads, kvHeads, headDim } = config;
   const names = family.layer(layer);
   const bias = family.attentionBias(config);
@@ -55,6 +58,10 @@ export function sourceAttentionShapes({ config, family }: Pick<Model, 'config' |
   const norms = [names.queryNorm, names.keyNorm].flatMap((name): Shape[] => (name === null ? [] : [[`${name}.weight`, [headDim]]]));
   return new Map([...outputs.flatMap(([name, out, input, has]) => linearShapes(name, out, input, has)), ...norms]);
 }
+
+/** Tensor name -> shape of a whole source model. */
+export const sourceWeightShapes = (model: Architecture): Shapes =>
+  new Map([...bodyShapes(model), ...Array.from({ length: model.config.layers }, (_, layer) => [...sourceAttentionShapes(model, layer)]).flat()]);
 
 /** Rows of a layer's q_rope_proj: all rotating elements of every head, or those of its own KV head (kernels/partial-rope.ts). */
 function ropeQueryRows({ tensors }: Model['checkpoint'], layer: number, heads: number, kvHeads: number, rope: number): number {

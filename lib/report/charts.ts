@@ -8,6 +8,7 @@ export interface Point {
   readonly series: string;
 }
 
+/** What a picture shows. */
 export interface Chart {
   readonly title: string;
   readonly kind: 'line' | 'point' | 'bar';
