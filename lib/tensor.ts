@@ -91,7 +91,8 @@ export function tensorFromBytes<D extends DType>(dtype: D, shape: readonly numbe
   if (bytes.byteLength !== count * width) {
     throw new RangeError(`tensorFromBytes: ${dtype} [${shape.join(', ')}] needs ${count * width} bytes, got ${bytes.byteLength}`);
   }
-  const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
+  // Buffer's own slice() would not copy.
+  const aligned = bytes.byteOffset % width === 0 ? bytes : Uint8Array.prototype.slice.call(bytes);
   return assemble(dtype, shape, new kinds[dtype](aligned.buffer, aligned.byteOffset, count));
 }
 

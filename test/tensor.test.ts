@@ -91,6 +91,7 @@ t.test('bytes: a view where the offset allows, a copy where not', async (t) => {
   const unaligned = tensorFromBytes('float32', [3], bytes.subarray(5, 17));
   t.same([...unaligned.data], [7, 11, 13]);
   t.equal(tensorFromBytes('int16', [2], bytes.subarray(4, 8)).data.buffer, bytes.buffer);
+  t.same([...tensorFromBytes('float32', [3], Buffer.from(bytes.buffer, 5, 12)).data], [7, 11, 13], 'of a Buffer too');
   t.throws(() => tensorFromBytes('int64', [2], bytes), /needs 16 bytes, got 24/);
 });
 
