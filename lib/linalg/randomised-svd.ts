@@ -4,7 +4,7 @@
  */
 import { normals, type Random } from '../random.ts';
 import type { Gemm } from './gemm.ts';
-import { allocateLike, checkFinite, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
+import { allocateLike, checkFinite, toFloat32, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
 import { choleskyQr, orthonormalise } from './orthonormalise.ts';
 import { checkRank, svd, type Svd } from './svd.ts';
 
@@ -75,8 +75,11 @@ export interface TruncatedSvdOptions extends RandomisedSvdOptions {
   readonly exactUpTo?: number;
 }
 
-/** The leading `rank` triples of A: `svd` when min(rows, cols) <= exactUpTo, otherwise `randomisedSvd`. */
+/**
+ * The leading `rank` triples of A: `svd` when min(rows, cols) <= exactUpTo, otherwise `randomisedSvd` with products in float32,
+ * which halves its memory and its time and errs less than the random subspace does.
+ */
 export async function truncatedSvd(a: Matrix<FloatArray>, rank: number, options: TruncatedSvdOptions): Promise<Svd> {
   const { gemm, exactUpTo = 2048 } = options;
-  return Math.min(a.rows, a.cols) <= exactUpTo ? svd(a, { gemm, rank }) : randomisedSvd(a, rank, options);
+  return Math.min(a.rows, a.cols) <= exactUpTo ? svd(a, { gemm, rank }) : randomisedSvd(toFloat32(a), rank, options);
 }

@@ -34,39 +34,61 @@ function accumulatePair(to: Rows, re: number, im: number, from: Projection | Row
   accumulate(to, im, from, fromRe, coefficient.im);
 }
 
-/** The four projections a plan makes of W_q and W_k; the remainder keeps its full head width here. */
-export interface PlannedRows {
-  readonly queryRope: Rows; // [heads 2n, hidden], per head [n real | n imaginary]
-  readonly keyRope: Rows; // [2n, hidden]
-  readonly queryNope: Rows; // [heads headDim, hidden]
-  readonly keyNope: Rows; // [kvHeads headDim, hidden]
+type Components = Pick<RopePlan, 'components'>;
+
+/** Rows of a pair's real and imaginary element. */
+const pairRows = ({ headDim }: AttentionLayer, { head, pair }: PairTerm): [number, number] => [head * headDim + pair, head * headDim + pair + headDim / 2];
+
+/**
+ * Rotating part of the queries: [h 2n, d], per head [n real | n imaginary]. Where every KV head keeps its own pairs
+ * (keepsOwnPairs) `ownOnly` leaves out the components that a head does not see: [h 2n / g, d].
+ */
+export function queryRopeRows(attention: AttentionLayer, { components }: Components, ownOnly = false): Rows {
+  const width = ownOnly ? components.length / attention.kvHeads : components.length;
+  const rows = emptyRows(attention.heads * 2 * width, attention.query);
+  components.forEach(({ query }, c) => {
+    for (const term of query) {
+      const row = term.head * 2 * width + (c % width);
+      accumulatePair(rows, row, row + width, attention.query, ...pairRows(attention, term), term);
+    }
+  });
+  return rows;
 }
 
-export function plannedRows(attention: AttentionLayer, plan: Pick<RopePlan, 'components' | 'fold'>): PlannedRows {
-  const { heads, kvHeads, headDim, query, key } = attention;
-  const half = headDim / 2;
+/** Rotating part of the keys, one for all heads: [2n, d], [n real | n imaginary]. */
+export function keyRopeRows(attention: AttentionLayer, { components }: Components): Rows {
+  const n = components.length;
+  const rows = emptyRows(2 * n, attention.key);
+  components.forEach(({ key }, c) => {
+    for (const term of key) accumulatePair(rows, c, n + c, attention.key, ...pairRows(attention, term), term);
+  });
+  return rows;
+}
+
+/** Keys without what the rotating part gives back, at their full head width: [g headDim, d]. */
+export function keyNopeRows(attention: AttentionLayer, plan: Components, keyRope = keyRopeRows(attention, plan)): Rows {
   const n = plan.components.length;
-  const queryRope = emptyRows(heads * 2 * n, query);
-  const keyRope = emptyRows(2 * n, key);
-  const queryNope = emptyRows(heads * headDim, query);
-  const keyNope = emptyRows(kvHeads * headDim, key);
-  const source = ({ head, pair }: PairTerm): [number, number] => [head * headDim + pair, head * headDim + pair + half];
-  plan.components.forEach((component, c) => {
-    for (const term of component.key) accumulatePair(keyRope, c, n + c, key, ...source(term), term);
-    for (const term of component.query) accumulatePair(queryRope, term.head * 2 * n + c, term.head * 2 * n + n + c, query, ...source(term), term);
+  const rows = emptyRows(attention.kvHeads * attention.headDim, attention.key);
+  for (let row = 0; row < rows.rows; row++) accumulate(rows, row, attention.key, row, 1);
+  plan.components.forEach(({ back }, c) => {
+    for (const term of back) accumulatePair(rows, ...pairRows(attention, term), keyRope, c, n + c, { re: -term.re, im: -term.im });
   });
-  for (let row = 0; row < keyNope.rows; row++) accumulate(keyNope, row, key, row, 1);
-  plan.components.forEach((component, c) => {
-    for (const term of component.back) accumulatePair(keyNope, ...source(term), keyRope, c, n + c, { re: -term.re, im: -term.im });
-  });
-  const folds = new Map(plan.fold.map((term) => [term.head * half + term.pair, term]));
+  return rows;
+}
+
+/** Queries with the mean rotation folded in, at their full head width: [h headDim, d]. */
+export function queryNopeRows(attention: AttentionLayer, { fold }: Pick<RopePlan, 'fold'>): Rows {
+  const { heads, headDim, query } = attention;
+  const half = headDim / 2;
+  const rows = emptyRows(heads * headDim, query);
+  const folds = new Map(fold.map((term) => [term.head * half + term.pair, term]));
   for (let head = 0; head < heads; head++) {
     for (let pair = 0; pair < half; pair++) {
-      const rows = source({ head, pair, re: 1, im: 0 });
-      accumulatePair(queryNope, ...rows, query, ...rows, folds.get(head * half + pair) ?? { re: 1, im: 0 });
+      const own = pairRows(attention, { head, pair, re: 1, im: 0 });
+      accumulatePair(rows, ...own, query, ...own, folds.get(head * half + pair) ?? { re: 1, im: 0 });
     }
   }
-  return { queryRope, keyRope, queryNope, keyNope };
+  return rows;
 }
 
 /**
@@ -126,14 +148,6 @@ export function selectRows(from: Rows, rows: readonly number[]): Rows {
   rows.forEach((row, i) => weight.set(from.weight.subarray(row * cols, (row + 1) * cols), i * cols));
   const { bias } = from;
   return { weight, bias: bias === null ? null : Float64Array.from(rows, (row) => bias[row] ?? NaN), rows: rows.length, cols };
-}
-
-/** Rope query rows [h 2n, d] without those that are zero when a head sees the components of its own KV head only: [h 2n / g, d]. */
-export function ownSlots(rows: Rows, { heads, kvHeads }: Pick<AttentionLayer, 'heads' | 'kvHeads'>): Rows {
-  const half = rows.rows / heads / 2;
-  const own = half / kvHeads;
-  return selectRows(rows, Array.from({ length: heads }, (_, head) => [0, half].flatMap((member) =>
-    Array.from({ length: own }, (_, i) => head * 2 * half + member + Math.floor((head * kvHeads) / heads) * own + i))).flat());
 }
 
 /** The given rows where they are, and zero in place of all others. */

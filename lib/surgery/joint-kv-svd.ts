@@ -12,7 +12,7 @@ import { frobeniusNorm, matrix, subtract, type Matrix } from '../linalg/matrix.t
 import { withGemm } from '../linalg/onnx-gemm.ts';
 import { checkStatistics, type LayerStatistics } from '../statistics/layer-statistics.ts';
 import type { AttentionLayer } from './attention-layer.ts';
-import { plannedRows, queryElements, selectRows, type Rows } from './complex-rows.ts';
+import { keyNopeRows, queryElements, queryNopeRows, selectRows, type Rows } from './complex-rows.ts';
 import { layerInputs } from './layer-graph.ts';
 import type { RopePlan } from './rope-plan.ts';
 
@@ -111,9 +111,8 @@ function keyRankOf(row: FactorStrategy, strategy: string, layer: number, { rank,
 /** What a plan leaves without rotation of W_k and, folded, of W_q: per head only those elements that are not zero; and W_v. */
 export function remainderOf(attention: AttentionLayer, plan: RopePlan): Pick<FactorInput, 'keyNope' | 'keyNopeBias' | 'queryNope' | 'queryNopeBias' | 'value'> & { nopeWidth: number } {
   const { headDim, heads, kvHeads } = attention;
-  const rows = plannedRows(attention, plan);
-  const keys = selectRows(rows.keyNope, plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element)));
-  const queries = selectRows(rows.queryNope, queryElements(plan, { heads, kvHeads, headDim }));
+  const keys = selectRows(keyNopeRows(attention, plan), plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element)));
+  const queries = selectRows(queryNopeRows(attention, plan), queryElements(plan, { heads, kvHeads, headDim }));
   return {
     keyNope: asMatrix(keys), keyNopeBias: keys.bias ?? new Float64Array(keys.rows), queryNope: asMatrix(queries), queryNopeBias: queries.bias ?? new Float64Array(queries.rows),
     value: asMatrix({ weight: Float64Array.from(attention.value.weight.data), rows: kvHeads * headDim, cols: attention.hidden }),

@@ -7,7 +7,7 @@ import type { PlanStrategy } from '../plan/strategy.ts';
 import { keepHighest } from '../plan/two-norm.ts';
 import { checkStatistics, type LayerStatistics } from '../statistics/layer-statistics.ts';
 import { checkAttentionLayer, pairsPerHead, type AttentionLayer } from './attention-layer.ts';
-import { plannedRows, queryElements, remainingElements, toProjection, zeroOtherRows } from './complex-rows.ts';
+import { keyNopeRows, keyRopeRows, queryElements, queryNopeRows, queryRopeRows, remainingElements, toProjection, zeroOtherRows } from './complex-rows.ts';
 import { checkHeadNorm, splitHeadNorm } from './head-norm.ts';
 import { headNormValues, layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
 import type { PlanChoice, RopePlan } from './rope-plan.ts';
@@ -80,25 +80,25 @@ export function ropePlan(attention: AttentionLayer, strategy: string, choice: Pl
 
 function planSubgraph(attention: AttentionLayer, choice: PlanChoice): Subgraph {
   const { layer, heads, kvHeads, headDim, hidden, maxPositions } = attention;
-  const rows = plannedRows(attention, choice);
+  const allQueries = queryNopeRows(attention, choice);
   const ropeWidth = 2 * choice.components.length;
   const dims = { heads, kvHeads, ropeWidth, nopeWidth: headDim };
   const wholeHeads = Array.from({ length: kvHeads }, () => Array.from({ length: headDim }, (_, element) => element));
   const headNorm = splitHeadNorm(attention, { components: choice.components, nopeElements: wholeHeads });
   // A norm counts every element once: those that rotate are then left out of the remainder.
-  const queryNope = headNorm === null ? rows.queryNope : zeroOtherRows(rows.queryNope, queryElements({ nopeElements: remainingElements(attention, choice) }, attention));
+  const queryNope = headNorm === null ? allQueries : zeroOtherRows(allQueries, queryElements({ nopeElements: remainingElements(attention, choice) }, attention));
   return record(`rope-plan-${layer}`, layerInputs(hidden), (g, x) => {
     const value = projectionValues(g);
     const angles = recordAngles(g, choice.components.map(({ frequency }) => frequency), x.positions, maxPositions);
     const weights = {
-      queryRope: value('q_rope_proj', toProjection(rows.queryRope)),
+      queryRope: value('q_rope_proj', toProjection(queryRopeRows(attention, choice))),
       queryNope: value('q_nope_proj', toProjection(queryNope)),
-      keyRope: value('k_rope_proj', toProjection(rows.keyRope)),
+      keyRope: value('k_rope_proj', toProjection(keyRopeRows(attention, choice))),
     };
     const norm = headNormValues(g, headNorm);
     const { rope, nope } = partialRopeQuery(g, x.hidden, weights, angles, dims, (parts) => (norm === null ? parts : normedQueries(g, parts, norm, dims)));
     const key = linear(g, x.hidden, weights.keyRope);
-    const rest = linearHeads(g, x.hidden, value('k_nope_proj', toProjection(rows.keyNope)), [kvHeads], headDim);
+    const rest = linearHeads(g, x.hidden, value('k_nope_proj', toProjection(keyNopeRows(attention, choice))), [kvHeads], headDim);
     const scales = norm === null ? null : keyScales(g, { rope: key, nope: rest }, norm, dims);
     const kRope = rotatedKey(g, norm === null || scales === null ? key : normedRopeKey(g, key, scales, norm, dims), angles);
     const kNope = scales === null ? rest : g.mul(rest, g.reshape(scales, ['b', 's', kvHeads, 1]));
