@@ -99,6 +99,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
       );
       return { output, rows: kept.outputs };
     }
+    const pastScale = kept.past({ name: 'key_scale' });
     const { output, rows } = mlaAttentionLayer(
       g, x,
       {
@@ -109,7 +110,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
         ...latentExtras(weights, config, headDim, name),
       },
       rotation,
-      { keyScale: kept.past({ name: 'key_scale' }) },
+      pastScale === null ? null : { keyScale: pastScale },
       segmentation,
       { heads, kvHeads, ropeWidth: 2 * frequencies.length, nopeWidth, valueWidth: headDim, scale: model.scale },
       form, stores,

@@ -21,8 +21,8 @@ export interface SequenceShape {
 
 /** Logits of at most so many elements are made at once: 2^25 are 128 MiB. */
 const LOGITS_AT_ONCE = 2 ** 25;
-/** Queries go through source attention in blocks of so many tokens; see Segmentation.block. */
-const BLOCK_TOKENS = 256;
+/** Queries go through attention in blocks of so many tokens; see Segmentation.block. */
+const BLOCK_TOKENS = 128;
 
 /** What every graph here starts from. */
 interface Opened {
