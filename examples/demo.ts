@@ -1,74 +1,54 @@
 /**
- * npm run demo [-- --model MODEL] [--out DIR] [--share S]
+ * npm run demo [-- --model MODEL] [--out DIR] [--share S] [--heal TOKENS]
  *
- * Converts a model so that its cache keeps a share of its bytes (default 0.3125), measures source and conversion side by
- * side, and leaves the converted directory. Everything printed was measured in this run.
+ * Converts a model so that its cache keeps a share of its bytes (default 0.3125), heals the conversion by a short training
+ * with the source as teacher, measures all three side by side, and leaves both directories. MODEL is a directory, a .gguf
+ * file or a Hub id; default the small model of this repository. Everything printed was measured in this run.
  */
 import { readFileSync } from 'node:fs';
 import { availableParallelism, loadavg } from 'node:os';
-import { basename, join, relative } from 'node:path';
+import { basename, dirname, relative } from 'node:path';
 import { parseArgs } from 'node:util';
-import { packageFile } from '../lib/index.ts';
-import { convertModel, refuseForeign, type Conversion } from './demo/convert-model.ts';
-import { findModel } from './demo/find-model.ts';
-import { measure, type Measurements } from './demo/measure.ts';
+import { packageFile, type ConversionReport } from '../lib/index.ts';
+import { embeddedModel, findModel } from './demo/find-model.ts';
+import { healModel } from './demo/heal-model.ts';
+import { keptDirectory, refuseForeign } from './demo/kept-directory.ts';
+import { contextsOf, cost, quality } from './demo/measure.ts';
+import { tableOf } from './demo/table.ts';
+import { runCommand } from './run-command.ts';
 
-const rounded = (value: number): string => (value >= 100 ? Math.round(value).toLocaleString('en') : value.toPrecision(3));
-const change = (before: number, after: number): string => `${(after / before).toFixed(after / before < 0.995 ? 3 : 2)} x`;
-
-function row(name: string, before: number, after: number): readonly string[] {
-  return [name, rounded(before), rounded(after), change(before, after)];
-}
-
-function printTable(before: Measurements, after: Measurements): void {
-  const decode = [...before.decodeTokensPerSecond].map(([context, speed]) =>
-    row(`decode at ${context} tokens of context, tokens/s`, speed, after.decodeTokensPerSecond.get(context) ?? NaN));
-  const rows = [
-    ['', 'source', 'converted', 'converted / source'],
-    row('cache, bytes per token', before.cacheBytesPerToken, after.cacheBytesPerToken),
-    row(`perplexity (${before.windows} x ${before.window} tokens)`, before.perplexity, after.perplexity),
-    ...decode,
-    row('prefill, tokens/s', before.prefillTokensPerSecond, after.prefillTokensPerSecond),
-    row('weights on disk, MB (converted: float32)', before.weightBytes / 1e6, after.weightBytes / 1e6),
-  ];
-  const widths = [0, 1, 2, 3].map((column) => Math.max(...rows.map((cells) => (cells[column] ?? '').length)));
-  for (const cells of rows) console.log(cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join('  '));
-}
-
-/** What the perplexities mean, in words. */
-function verdict({ plan, factor, calibration }: Conversion, before: Measurements, after: Measurements): string {
-  const how = `${plan} + ${factor}`;
-  const ratio = after.perplexity / before.perplexity;
-  if (ratio < 3) {
-    return `Without a training step the conversion (${how}${calibration === null ? '' : ', guided by calibration text'}) has ${ratio.toFixed(2)} x the perplexity of its source: it speaks the
-language and has lost some of what it knew. A short training (the paper's 0.3 to 0.6 % of the pretraining data) is what brings that back.`;
-  }
-  const bytes = 'Cache bytes and speed are already those of a trained conversion.';
-  if (calibration !== null) return `At this share of the cache ${how} needs a training before the model is usable. ${bytes}`;
-  return `The converted model is not usable as it is. Dropping most of RoPE and factorising keys and values by the weights alone (${how})
-wrecks an untrained model at this share of the cache: perplexity goes to thousands, in the original MHA2MLA code too. What brings it back:
-strategies that look at calibration text, and a short training (the paper's 0.3 to 0.6 % of the pretraining data). ${bytes}`;
-}
+const nameOf = (model: string): string => (model === embeddedModel() ? basename(dirname(model)) : basename(model).replace(/\.gguf$/, ''));
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { model: { type: 'string' }, out: { type: 'string' }, share: { type: 'string', default: '0.3125' } } });
-  const share = Number(values.share);
+  const { values } = parseArgs({ options: { model: { type: 'string' }, out: { type: 'string' }, share: { type: 'string', default: '0.3125' }, heal: { type: 'string', default: '16384' } } });
+  const share = Number(values.share), tokens = Number(values.heal);
   if (!(share > 0 && share <= 1)) throw new RangeError(`demo: --share must be above 0 and at most 1, got ${values.share}`);
+  if (!(Number.isInteger(tokens) && tokens > 0)) throw new RangeError(`demo: --heal must be a whole number of tokens of 1 or more, got ${values.heal}`);
+  const start = performance.now();
   const text = readFileSync(packageFile('examples', 'text', 'wonderland.txt'), 'utf8');
   const model = await findModel(values.model);
-  const directory = values.out ?? packageFile('converted', `${basename(model).replace(/\.gguf$/, '')}-mla-${share}`);
-  refuseForeign(directory); // before minutes of work
+  const directory = values.out ?? packageFile('converted', `${nameOf(model)}-mla-${share}`), healedDirectory = `${directory}-healed`;
+  for (const out of [directory, healedDirectory]) refuseForeign(out); // before minutes of work
   const shown = (path: string): string => relative(process.cwd(), path);
+
   console.log(`Model: ${shown(model)}\n\n1. Converting: npm run cli -- convert ${shown(model)} --out ${shown(directory)} --cache-share ${share}`);
-  const conversion = await convertModel(model, directory, share);
-  console.log(`   ${conversion.plan} + ${conversion.factor}: ${conversion.budget}; ${conversion.seconds.toFixed(1)} s\n\n2. Measuring the source`);
-  const before = await measure(model, text);
-  console.log('3. Measuring the conversion\n');
-  const after = await measure(directory, text);
-  printTable(before, after);
+  const printed = await keptDirectory(directory, (fresh) => runCommand(['convert', model, '--out', fresh, '--cache-share', String(share), '--json']));
+  const { plan, factor, budget, seconds } = JSON.parse(printed) as ConversionReport; // the command's documented output
+  console.log(`   ${plan} + ${factor}: ${budget}; ${seconds.toFixed(1)} s\n\n2. Healing: ${tokens.toLocaleString('en')} tokens of the calibration text, the source as teacher`);
+  const healing = await keptDirectory(healedDirectory, (fresh) => healModel(model, directory, fresh, tokens));
+  console.log(`   loss ${healing.loss}, learns: ${healing.train}; ${healing.seconds.toFixed(1)} s\n\n3. Measuring, on a text that none of them was fitted to\n`);
+  const contexts = await contextsOf(model);
+  const source = { ...await quality(model, text), cost: await cost(model, text, contexts) };
+  const converted = { ...await quality(directory, text), cost: await cost(directory, text, contexts) };
+  const healed = { ...await quality(healedDirectory, text), cost: null };
+  console.log(tableOf({ source, converted, healed }));
   console.log(`\nSpeeds: ${availableParallelism()} cores, float32, load average ${loadavg()[0]?.toFixed(1)}; on a busy machine only the ratios say something.`);
-  console.log(`\n"Why is the sky blue?"\n  source:    ${JSON.stringify(before.sample)}\n  converted: ${JSON.stringify(after.sample)}\n`);
-  console.log(`${verdict(conversion, before, after)}\n\nThe converted model is in ${shown(directory)}; the report in ${shown(join(directory, 'conversion.json'))}.`);
+  console.log(`\n"${source.prompt}"`);
+  for (const [name, { answer }] of Object.entries({ source, converted, healed })) console.log(`  ${`${name}:`.padEnd(10)} ${JSON.stringify(answer)}`);
+  const ratio = (after: number): string => (after / source.perplexity).toFixed(2);
+  console.log(`\nPerplexity is ${ratio(converted.perplexity)} x the source's after the conversion and ${ratio(healed.perplexity)} x after the healing; both have the same cache, ${(100 * converted.cost.cacheBytesPerToken / source.cost.cacheBytesPerToken).toFixed(1)} % of
+the source's. More healing brings more back: convert --heal TOKENS. The models are in ${shown(directory)} and
+${shown(healedDirectory)}. All of this took ${((performance.now() - start) / 1000).toFixed(0)} s.`);
 }
 
 main().catch((error: unknown) => {

@@ -1,8 +1,12 @@
 /** The numbered examples run as they stand, on the models of test/data, and print what they promise; so does the bench. */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import t from 'tap';
+import { embeddedModel, findModel } from '../examples/demo/find-model.ts';
+import { keptDirectory, refuseForeign } from '../examples/demo/kept-directory.ts';
+import { contextsOf, quality } from '../examples/demo/measure.ts';
+import { tableOf } from '../examples/demo/table.ts';
 import { cases } from '../bench/cases/index.ts';
 import { compareReports } from '../bench/support/baseline.ts';
 import { latentAttentionGraph, sourceAttentionGraph } from '../bench/support/layer-graphs.ts';
@@ -16,6 +20,8 @@ import { linear } from '../kernels/index.ts';
 import { chooseLatentGroups, costMs, decodeCost, packageFile, record, zeros, type Subgraph } from '../lib/index.ts';
 
 const LONGEST = 40;
+/** Half a nat above what the model card says of the first windows. */
+const EMBEDDED_PERPLEXITY = 200;
 const source = packageFile('test', 'data', 'zoo', 'llama-gqa-tied');
 
 /** What each must print, and arguments where the default would leave files behind. */
@@ -68,6 +74,51 @@ t.test('the program in README.md runs', async (t) => {
   await import(pathToFileURL(join(directory, 'readme.ts')).href);
   t.match(printed.join('\n'), /^0\.\d+ 0\.\d+ 40$/, 'errors of keys and values, and 16 + 24 elements per token');
   t.ok(existsSync(onnx), 'the layer was written');
+});
+
+t.test('the embedded model reads English, and the demo takes it', async (t) => {
+  const path = await findModel(undefined);
+  t.equal(path, embeddedModel());
+  t.ok(statSync(join(path, 'model.safetensors')).size < 10e6, 'small enough for a repository');
+  const { perplexity, window, answer, prompt } = await quality(path, readFileSync(packageFile('examples', 'text', 'wonderland.txt'), 'utf8').slice(0, 6000));
+  t.equal(window, 1024);
+  // Tokens have 2.9 characters here; a model that knew nothing but how often each occurs would be above 400.
+  t.ok(perplexity < EMBEDDED_PERPLEXITY, `perplexity ${perplexity}`);
+  t.ok(prompt.length > 0 && answer.trim().split(' ').length > 10, answer);
+  t.same(await contextsOf(path), [128, 1000]);
+  await t.rejects(findModel('./no-such-model'), { message: /^demo: --model must be a directory, a \.gguf file or a Hub id such as .*, got \.\/no-such-model/ });
+});
+
+t.test('the demo replaces what an earlier demo wrote, when the new one is whole, and nothing else', async (t) => {
+  const directory = join(t.testdir({ foreign: { 'config.json': '{}' } }), 'out');
+  const write = (text: string) => async (fresh: string): Promise<string> => {
+    mkdirSync(fresh);
+    writeFileSync(join(fresh, 'config.json'), text);
+    return text;
+  };
+  t.equal(await keptDirectory(directory, write('{"a":1}')), '{"a":1}');
+  t.equal(await keptDirectory(directory, write('{"a":2}')), '{"a":2}');
+  await t.rejects(keptDirectory(directory, async () => { throw new Error('stopped'); }), { message: 'stopped' });
+  t.equal(readFileSync(join(directory, 'config.json'), 'utf8'), '{"a":2}', 'a demo that failed leaves what was there');
+  const foreign = join(t.testdirName, 'foreign');
+  t.throws(() => refuseForeign(foreign), { message: /foreign must be absent or what an earlier demo wrote/ });
+  await t.rejects(keptDirectory(foreign, write('{}')), { message: /^demo: / });
+  writeFileSync(join(directory, 'config.json'), '{"a":3}');
+  t.throws(() => refuseForeign(directory), { message: /^demo: / }, 'changed since');
+});
+
+t.test('the table of the demo', (t) => {
+  const said = { perplexity: 23.456, windows: 2, window: 1024, prompt: '', answer: '' };
+  const cost = { cacheBytesPerToken: 3072, weightBytes: 4.5e6, decodeTokensPerSecond: new Map([[1000, 98.76]]), prefillTokensPerSecond: 1234.5 };
+  t.equal(tableOf({ source: { ...said, cost }, healed: { ...said, perplexity: 234.5, cost: null } }), [
+    '                                             source    healed',
+    'cache, bytes per token                        3,072  the same',
+    'perplexity (2 x 1024 tokens)                   23.5       235',
+    'decode at 1,000 tokens of context, tokens/s    98.8  the same',
+    'prefill, tokens/s                             1,235  the same',
+    'weights on disk, MB (converted: float32)       4.50  the same',
+  ].join('\n'));
+  t.end();
 });
 
 /** What the bench needs of a machine; the cases only have to run. */

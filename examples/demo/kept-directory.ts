@@ -1,11 +1,6 @@
-import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { packageFile, type ConversionReport } from '../../lib/index.ts';
-
-/** What the convert command prints with --json, as far as the demo reads it. */
-export type Conversion = Pick<ConversionReport, 'plan' | 'factor' | 'budget' | 'calibration' | 'seconds'>;
 
 const identityOf = (directory: string): string => createHash('sha256').update(readFileSync(join(directory, 'config.json'))).digest('hex');
 
@@ -20,26 +15,15 @@ export function refuseForeign(directory: string): void {
   if (!ours) throw new Error(`demo: ${directory} must be absent or what an earlier demo wrote, got something else; move it away or give another place with --out DIR`);
 }
 
-/** Runs the command as a user would, so that the demo shows whatever the command's defaults are. */
-async function runConvert(model: string, out: string, share: number): Promise<Conversion> {
-  const command = ['convert', model, '--out', out, '--cache-share', String(share), '--json'];
-  const child = spawn(process.execPath, ['--import', 'tsx', packageFile('lib', 'cli.ts'), ...command], { cwd: packageFile(), stdio: ['ignore', 'pipe', 'inherit'] });
-  let printed = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => { printed += text; });
-  const code = await new Promise<number | null>((resolve, reject) => child.on('error', reject).on('close', resolve));
-  if (code !== 0) throw new Error(`demo: the conversion must end with exit code 0, got ${code}`);
-  return JSON.parse(printed) as Conversion; // the command's documented output
-}
-
-/** Converts into `directory`; what an earlier demo left there goes only when the new one is whole. */
-export async function convertModel(model: string, directory: string, share: number): Promise<Conversion> {
+/** Has `write` make a model directory and puts it at `directory`; what an earlier demo left there goes only when the new one is whole. */
+export async function keptDirectory<T>(directory: string, write: (fresh: string) => Promise<T>): Promise<T> {
   refuseForeign(directory);
   const fresh = join(dirname(directory), `.${basename(directory)}.new`);
   rmSync(fresh, { recursive: true, force: true }); // of a demo that was killed
   mkdirSync(dirname(directory), { recursive: true });
-  const conversion = await runConvert(model, fresh, share);
+  const result = await write(fresh);
   rmSync(directory, { recursive: true, force: true });
   renameSync(fresh, directory);
   writeFileSync(recordOf(directory), identityOf(directory));
-  return conversion;
+  return result;
 }
