@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { Command as Program, CommanderError, Option } from 'commander';
 import { UsageError, type Command, type CommandIo } from './commands/command.ts';
 import { commands } from './commands/index.ts';
+import { hugePageEnvironment, runAgain } from './huge-pages.ts';
 import { packageFile } from './package-file.ts';
 
 const NAME = 'attention-surgery';
@@ -72,6 +73,12 @@ export async function runCli(argv: readonly string[], io: CliIo): Promise<number
 }
 
 async function main(): Promise<void> {
+  const { [2]: name } = process.argv;
+  const environment = commands.find((command) => command.name === name)?.decodes === true ? hugePageEnvironment() : null;
+  if (environment !== null) {
+    process.exitCode = await runAgain(environment);
+    return;
+  }
   const stop = new AbortController();
   // Once each: a second Ctrl-C ends the process at once.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort(new Error(`stopped by ${signal}`)));

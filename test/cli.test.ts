@@ -11,6 +11,7 @@ import { tensorSources, writeSafetensors } from '../lib/checkpoint/write-safeten
 import { runCli, type CliIo } from '../lib/cli.ts';
 import { convert } from '../lib/convert.ts';
 import type { HostTensor } from '../lib/graph/subgraph.ts';
+import { hugePageEnvironment } from '../lib/huge-pages.ts';
 import { openModel } from '../lib/models/model.ts';
 import { temporaryDirectory, zooModelWithTokenizer, zooPath } from './support/zoo-model.ts';
 
@@ -337,4 +338,21 @@ t.test('the real process: pure standard output, and Ctrl-C', async (t) => {
   const evaluated = await finished(start('eval', model, '--text', text, '--window', '31', '--windows', '2', '--json'));
   t.equal(evaluated.code, 0);
   t.match(parsed(evaluated.stdout), { perplexity: Number, windows: 2 });
+
+  // Where large pages are to be had this runs in a second process, without a difference outside.
+  const generated = await finished(start('generate', model, '--prompt', 'To be', '--max-tokens', '3', '--json', '--threads', '1'));
+  t.equal(generated.code, 0);
+  t.match(parsed(generated.stdout), { ids: Array });
+  t.equal((await finished(start('generate', model, '--prompt', ''))).code, 1, 'the exit code comes through');
+});
+
+t.test('large pages are asked for where they are to be had, once', async (t) => {
+  const host = { platform: 'linux', glibc: '2.36', transparent: 'madvise' } as const;
+  t.same(hugePageEnvironment({ HOME: '/h' }, host), { HOME: '/h', GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1' });
+  t.same(hugePageEnvironment({ GLIBC_TUNABLES: 'glibc.malloc.check=1' }, host), { GLIBC_TUNABLES: 'glibc.malloc.check=1:glibc.malloc.hugetlb=1' }, 'other tunables stay');
+  for (const [environment, other] of [
+    [{ ATTENTION_SURGERY_HUGE_PAGES: '0' }, {}], [{ GLIBC_TUNABLES: 'glibc.malloc.hugetlb=2' }, {}], [{}, { platform: 'darwin' }], [{}, { glibc: '2.34' }],
+    [{}, { glibc: null }], [{}, { transparent: 'always' }], [{}, { transparent: null }],
+  ] as const) t.equal(hugePageEnvironment(environment, { ...host, ...other }), null, JSON.stringify([environment, other]));
+  t.ok(hugePageEnvironment({}, { ...host, glibc: '3.0' }));
 });

@@ -6,8 +6,8 @@ import * as library from '../lib/index.ts';
 
 const values = [
   'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrationOf', 'chooseLatentGroups', 'collectStatistics',
-  'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration',
-  'fromModel', 'fromNdarray', 'generate', 'gradientOf', 'heal', 'healingText', 'inferShapes', 'initialWeights', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'nextTokenSubgraph',
+  'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost', 'decodePasses', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration',
+  'fromModel', 'fromNdarray', 'generate', 'gradientOf', 'heal', 'healingText', 'hugePageEnvironment', 'inferShapes', 'initialWeights', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'nextTokenSubgraph',
   'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSession', 'openStatistics', 'openTokenizer',
   'packageFile', 'parseConfig', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic', 'quantiseWeights', 'rankRopeDims',
   'readAttentionLayer', 'readConfig', 'readModel', 'readSafetensors', 'record', 'regressionSubgraph', 'relayModel', 'renamePorts',

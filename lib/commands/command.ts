@@ -38,6 +38,8 @@ export interface Command {
   readonly summary: string;
   /** The one positional argument. */
   readonly argument: { readonly name: string; readonly help: string };
+  /** Whether it takes decoding steps at length, so that large pages are worth a second process (huge-pages.ts). */
+  readonly decodes?: boolean;
   /** By the name under which commander gives the value: the long flag in camel case. */
   readonly options: Readonly<Record<string, OptionSpec<unknown>>>;
   readonly run: (argument: string, raw: Readonly<Record<string, unknown>>, io: CommandIo) => Promise<CommandResult>;

@@ -34,6 +34,7 @@ const stopIdsOf = ({ config }: Model, { eosId }: Tokenizer): number[] => [...new
 export const generateText = defineCommand({
   name: 'generate',
   summary: 'generate text from a prompt',
+  decodes: true,
   argument: modelArgument,
   options: {
     prompt: text('--prompt <TEXT>', 'the prompt'),
