@@ -131,7 +131,7 @@ t.test('every case of the bench runs on the tiny preset', async (t) => {
       continue;
     }
     const { rows, notes } = await run({ preset: 'tiny', ...smoke }, benchContext);
-    t.ok(rows.length > 1 || name === 'svd' || name === 'convert-layer', `${name} has rows`);
+    t.ok(rows.length > 0, `${name} has rows`);
     t.equal(new Set(rows.map(({ what }) => what)).size, rows.length, `${name}: rows have names of their own`);
     const numbers = rows.flatMap(({ exact, measured }) => [...Object.values(exact), ...Object.values(measured)]);
     t.ok(numbers.every((number) => Number.isFinite(number) && number >= 0), `${name}: figures are numbers`);

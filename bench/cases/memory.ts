@@ -22,7 +22,7 @@ function memoryUse(task: MemoryTask): Promise<MemoryUse> {
 export const memory = defineCase({
   summary: 'peak memory of a process that prefills and decodes with a one-layer model, by context and cache type',
   defaults: { preset: 'smollm2-135m', contexts: [128, 4096], shares: [0.3125], caches: ['f32', 'int8'] },
-  smoke: { contexts: [16], caches: ['f32'] },
+  smoke: { contexts: [16], shares: [] },
   run: ({ preset, contexts, shares, caches }, { threads }) => withLayerModels(presets[preset], shares, caches, async (models) => {
     const rows: Row[] = [];
     for (const tokens of contexts) {
