@@ -3,6 +3,7 @@
  * head reads rank / groups channels instead of rank), a little less quality, since groups cannot share directions.
  */
 import type { HostTensor } from '../../kernels/emit.ts';
+import { lazily } from '../lazily.ts';
 import { matrix, sliceRows, zeros, type Matrix } from '../linalg/matrix.ts';
 import type { LayerStatistics } from '../statistics/layer-statistics.ts';
 import type { AttentionLayer, Projection } from '../surgery/attention-layer.ts';
@@ -55,12 +56,16 @@ export async function factorInGroups(strategy: FactorStrategy, input: FactorInpu
   if (groups === 1) return strategy.factor(input);
   // A basis over all heads cannot be kept inside a group: keys are then taken as they are.
   const { rest: _acrossHeads, ...plan } = input.plan;
+  const queries = lazily(input.queryNope);
   const results: FactorMatrices[] = [];
   for (let group = 0; group < groups; group++) {
     results.push(await strategy.factor({
       ...input, plan: { ...plan, subgraph: input.plan.subgraph }, attention: groupOfLayer(input.attention, group, groups),
       statistics: input.statistics === null ? null : groupOfStatistics(input.statistics, group, groups),
-      queryNope: part(input.queryNope, group, groups), queryNopeBias: slice(input.queryNopeBias, group, groups),
+      queryNope() {
+        const { weight, bias } = queries();
+        return { weight: part(weight, group, groups), bias: slice(bias, group, groups) };
+      },
       keyNope: part(input.keyNope, group, groups), keyNopeBias: slice(input.keyNopeBias, group, groups), value: part(input.value, group, groups),
       rank: input.rank / groups, keyRank: Math.floor(input.keyRank / groups),
     }));

@@ -15,15 +15,19 @@ export const placements = {
 } as const satisfies Record<string, { readonly down: (s: number) => number; readonly up: (s: number) => number }>;
 export type SingularValuePlacement = keyof typeof placements;
 
+/** Rows of the queries [h n, d] and their bias [h n], zeros where there is none. */
+export interface QueryRows {
+  readonly weight: Matrix;
+  readonly bias: Float64Array;
+}
+
 export interface FactorInput {
   readonly attention: AttentionLayer;
   readonly plan: RopePlan;
   /** Null when none were given; never null where the strategy needs them. */
   readonly statistics: LayerStatistics | null;
-  /** What the plan leaves of the queries, fold included: the same elements per head as keyNope. Not scaled. */
-  readonly queryNope: Matrix; // [h n, d]
-  /** The queries' bias in those rows; zeros where there is none. */
-  readonly queryNopeBias: Float64Array; // [h n]
+  /** What the plan leaves of the queries, fold included: the same elements per head as keyNope. Not scaled. Made when asked for. */
+  readonly queryNope: () => QueryRows;
   /** What the plan leaves of the keys. */
   readonly keyNope: Matrix; // [g n, d], n may be 0
   /** The keys' bias in those rows; zeros where there is none. */

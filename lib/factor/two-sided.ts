@@ -75,23 +75,24 @@ async function byGroup(rows: Matrix, metrics: readonly Matrix[], gemm: Gemm): Pr
 }
 
 /** Qg of every KV head: sum over its query heads of tau_h s^2 E[q q^T] with q = W x + b. */
-async function queryMetrics({ attention, queryNope, queryNopeBias, gemm }: FactorInput, { secondMoment, mean, outputSensitivity }: LayerStatistics): Promise<Matrix[]> {
+async function queryMetrics({ attention, queryNope, gemm }: FactorInput, { secondMoment, mean, outputSensitivity }: LayerStatistics): Promise<Matrix[]> {
   const { heads, kvHeads, scale } = attention;
-  const n = queryNope.rows / heads;
+  const { weight, bias } = queryNope();
+  const n = weight.rows / heads;
   if (n === 0) return Array.from({ length: kvHeads }, () => zeros(0, 0));
-  const seen = await gemm.multiply(queryNope, secondMoment);
-  const average = await gemm.multiply(queryNope, matrix(mean.length, 1, mean)); // W mu
+  const seen = await gemm.multiply(weight, secondMoment);
+  const average = await gemm.multiply(weight, matrix(mean.length, 1, mean)); // W mu
   const metrics = Array.from({ length: kvHeads }, () => zeros(n, n));
   for (let head = 0; head < heads; head++) {
     const from = head * n;
-    const moment = await gemm.multiply(sliceRows(seen, from, from + n), sliceRows(queryNope, from, from + n), { transposeB: true });
-    const weight = outputSensitivity[head]! * scale ** 2;
+    const moment = await gemm.multiply(sliceRows(seen, from, from + n), sliceRows(weight, from, from + n), { transposeB: true });
+    const share = outputSensitivity[head]! * scale ** 2;
     const into = metrics[Math.floor(head / (heads / kvHeads))]!.data;
     for (let r = 0; r < n; r++) {
-      const [averageR, biasR] = [average.data[from + r]!, queryNopeBias[from + r]!];
+      const [averageR, biasR] = [average.data[from + r]!, bias[from + r]!];
       for (let c = 0; c < n; c++) {
-        const [averageC, biasC] = [average.data[from + c]!, queryNopeBias[from + c]!];
-        into[r * n + c]! += weight * (moment.data[r * n + c]! + averageR * biasC + biasR * averageC + biasR * biasC);
+        const [averageC, biasC] = [average.data[from + c]!, bias[from + c]!];
+        into[r * n + c]! += share * (moment.data[r * n + c]! + averageR * biasC + biasR * averageC + biasR * biasC);
       }
     }
   }

@@ -109,12 +109,15 @@ function keyRankOf(row: FactorStrategy, strategy: string, layer: number, { rank,
 }
 
 /** What a plan leaves without rotation of W_k and, folded, of W_q: per head only those elements that are not zero; and W_v. */
-export function remainderOf(attention: AttentionLayer, plan: RopePlan): Pick<FactorInput, 'keyNope' | 'keyNopeBias' | 'queryNope' | 'queryNopeBias' | 'value'> & { nopeWidth: number } {
+export function remainderOf(attention: AttentionLayer, plan: RopePlan): Pick<FactorInput, 'keyNope' | 'keyNopeBias' | 'queryNope' | 'value'> & { nopeWidth: number } {
   const { headDim, heads, kvHeads } = attention;
   const keys = selectRows(keyNopeRows(attention, plan), plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element)));
-  const queries = selectRows(queryNopeRows(attention, plan), queryElements(plan, { heads, kvHeads, headDim }));
   return {
-    keyNope: asMatrix(keys), keyNopeBias: keys.bias ?? new Float64Array(keys.rows), queryNope: asMatrix(queries), queryNopeBias: queries.bias ?? new Float64Array(queries.rows),
+    keyNope: asMatrix(keys), keyNopeBias: keys.bias ?? new Float64Array(keys.rows),
+    queryNope() {
+      const queries = selectRows(queryNopeRows(attention, plan), queryElements(plan, { heads, kvHeads, headDim }));
+      return { weight: asMatrix(queries), bias: queries.bias ?? new Float64Array(queries.rows) };
+    },
     value: asMatrix({ weight: Float64Array.from(attention.value.weight.data), rows: kvHeads * headDim, cols: attention.hidden }),
     nopeWidth: plan.nopeElements[0]?.length ?? 0,
   };
