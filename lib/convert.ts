@@ -3,7 +3,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { refuseOccupied, writeDirectoryAtomic, writeFileAtomic, type WriteOptions } from './atomic-write.ts';
 import { resolveBudget, type Budget, type ResolvedBudget } from './budget.ts';
-import { openCheckpoint } from './checkpoint/checkpoint.ts';
+import { checkpointSources } from './checkpoint/checkpoint-sources.ts';
 import { tensorSources, writeSafetensors, writeShardedSafetensors, type TensorSource } from './checkpoint/write-safetensors.ts';
 import { statisticsSource } from './convert-statistics.ts';
 import { conversionWarnings } from './conversion-warnings.ts';
@@ -172,9 +172,4 @@ function strategiesFor(model: Model, known: boolean, options: ConvertOptions): {
   const needy = [planStrategies[plan].needsStatistics ? [`plan ${plan}`] : [], factorStrategies[factor].needsStatistics ? [`factor ${factor}`] : []].flat();
   if (needy.length > 0 && !known) throw new TypeError(`convert: strategy needs calibration text or statistics, got none for ${needy.join(' and ')}`);
   return { plan, factor };
-}
-
-async function checkpointSources(file: string): Promise<TensorSource[]> {
-  const checkpoint = await openCheckpoint(file);
-  return [...checkpoint.tensors.values()].map(({ name, shape }) => ({ name, dtype: 'float32', shape, read: () => checkpoint.read(name) }));
 }

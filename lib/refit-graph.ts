@@ -2,7 +2,7 @@
 import { decoderLayer, linear, normalEquations, rmsNorm, rowSquares } from '../kernels/index.ts';
 import { recorder } from './graph/record.ts';
 import type { Constant, Subgraph } from './graph/subgraph.ts';
-import { weightValues } from './models/decoder-weights.ts';
+import { layerBody, weightValues } from './models/decoder-weights.ts';
 import type { Model } from './models/model.ts';
 import { BLOCK_TOKENS } from './statistics/layer-graph.ts';
 import { recordMlaLayer, type MlaParts } from './surgery/build-mla-layer.ts';
@@ -36,11 +36,7 @@ export function convertedBodySubgraph(model: Model, { layer, hidden: width, head
   const attended = input('attended', [1, window, heads * valueWidth]);
   const output = linear(g, attended, { weight: input('o_weight', [width, heads * valueWidth]), bias: input('o_bias', [width]) });
   const weights = weightValues(g, constants);
-  const names = model.family.layer(layer);
-  const body = {
-    attentionNorm: weights.weight(names.attentionNorm), mlpNorm: weights.weight(names.mlpNorm),
-    mlp: { gate: weights.linear(names.gate), up: weights.linear(names.up), down: weights.linear(names.down) },
-  };
+  const body = layerBody(weights, model.family.layer(layer));
   const { hidden: next } = decoderLayer(g, hidden, body, model.config.normEps, () => ({ output, rows: null }));
   return g.finish({ next, lost: rowSquares(g, g.sub(target, output)) });
 }

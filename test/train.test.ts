@@ -10,9 +10,10 @@ import { nextTokenLoss, regressionLoss, teacherLoss, type HostTensor } from '../
 import { convertAndHeal } from '../lib/convert-and-heal.ts';
 import { convert } from '../lib/convert.ts';
 import { eager, toEager } from '../lib/eager.ts';
-import { openModel } from '../lib/models/model.ts';
+import { openModel, type Model } from '../lib/models/model.ts';
 import { verifyAgainstModel } from '../lib/session/verify.ts';
 import { createAdamW, relativeRates } from '../lib/train/adamw.ts';
+import { healLayers } from '../lib/train/heal-layers.ts';
 import { heal } from '../lib/train/heal.ts';
 import { initialWeights } from '../lib/train/initialise.ts';
 import { loadWeights, losses } from '../lib/train/objective.ts';
@@ -329,6 +330,28 @@ t.test('convert and heal: the loss falls, absorbed equals expanded; stopped and 
   await t.rejects(heal(model, model, join(scratch, 'h'), request.heal), /heal: the model must be a converted one/);
   const other = await openModel(fileURLToPath(new URL('data/zoo/llama-mha', import.meta.url)));
   await t.rejects(heal(other, await openModel(whole), join(scratch, 'h'), request.heal), /heal: the source must be llama-gqa-tied, which .* was converted from, got .*llama-mha/);
+});
+
+t.test('layer after layer: every layer nears its source, one layer in memory at a time', async (t) => {
+  const plain = join(scratch, 'layers-start'), out = join(scratch, 'layers-healed');
+  await convert(model, plain, { budget: { pairs: 2, rank: 12 } });
+  const reads: string[] = [];
+  const spied = (of: Model): Model => ({ ...of, checkpoint: { ...of.checkpoint, read: (name) => { reads.push(name); return of.checkpoint.read(name); } } });
+  const converted = await openModel(plain);
+  const windows = Array.from({ length: 7 }, (_, i) => Array.from(tokensOf(19 * (i + 1)).slice(19 * i)));
+  const report = await healLayers(spied(model), spied(converted), out, { windows, passes: 5, learningRate: 2e-2, threads: 1, files: { 'tokenizer.json': '{}' } });
+  t.same(report.map(({ layer }) => layer), [0, 1, 2]);
+  for (const { layer, before, after } of report) t.ok(after < 0.9 * before, `layer ${layer}: ${before} -> ${after}`);
+  const order = reads.flatMap((name) => /layers\.(\d+)\.self_attn/.exec(name)?.[1] ?? []).map(Number);
+  t.same(order, [...order].sort((a, b) => a - b), 'a layer is not read again once the next is');
+  const healed = await openModel(out);
+  t.same(healed.mla, converted.mla);
+  for (const [name, { data }] of await loadWeights(converted)) {
+    const now = (await healed.checkpoint.read(name)).data;
+    t.equal(data.every((x, i) => x === now[i]), !name.includes('self_attn'), name);
+  }
+  await t.rejects(healLayers(model, converted, join(scratch, 'uneven'), { windows: [[1, 2, 3], [1, 2]] }), /windows must be one or more of one length of 2 or more, got lengths 3,2/);
+  await t.rejects(healLayers(model, model, join(scratch, 'uneven'), { windows }), /healLayers: the model must be a converted one/);
 });
 
 t.test('kill -9 at any moment, --resume, and the weights are bit by bit those of a run that was not killed', async (t) => {

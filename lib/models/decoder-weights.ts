@@ -1,7 +1,8 @@
 /** Every weight a decoder graph needs, by name and expected shape; loaded before the graph is recorded. */
-import type { Linear } from '../../kernels/index.ts';
+import type { DecoderLayerWeights, Linear } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../graph/record.ts';
 import type { Constant } from '../graph/subgraph.ts';
+import type { LayerNames } from './family.ts';
 import { mlaTensorName, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
 import { constantOf, type Model } from './model.ts';
 
@@ -100,17 +101,19 @@ export function mlaAttentionShapes({ config, checkpoint }: Pick<Model, 'config' 
 
 /** All weights of a model's decoder graph. */
 export async function loadDecoderWeights(model: Model): Promise<ReadonlyMap<string, Constant>> {
-  const { mla } = model;
-  const attention = Array.from({ length: model.config.layers }, (_, layer) => {
-    const config = mla?.layers[layer];
-    return config === undefined ? sourceAttentionShapes(model, layer) : mlaAttentionShapes(model, layer, config);
-  });
+  const attention = Array.from({ length: model.config.layers }, (_, layer) => attentionShapes(model, layer));
   return constantsOf(model, [...bodyShapes(model), ...attention.flatMap((shapes) => [...shapes])]);
 }
 
-/** The weights of one layer of a source model. */
+/** Tensor name -> shape of one layer's attention, converted or not. */
+export function attentionShapes(model: Model, layer: number): Shapes {
+  const config = model.mla?.layers[layer];
+  return config === undefined ? sourceAttentionShapes(model, layer) : mlaAttentionShapes(model, layer, config);
+}
+
+/** The weights of one layer. */
 export async function loadLayerWeights(model: Model, layer: number): Promise<ReadonlyMap<string, Constant>> {
-  return constantsOf(model, [...layerBodyShapes(model, layer), ...sourceAttentionShapes(model, layer)]);
+  return constantsOf(model, [...layerBodyShapes(model, layer), ...attentionShapes(model, layer)]);
 }
 
 async function constantsOf({ checkpoint }: Model, shapes: readonly Shape[]): Promise<ReadonlyMap<string, Constant>> {
@@ -144,4 +147,9 @@ export function weightValues(g: Pick<Recorder, 'parameter'>, constants: Readonly
     optionalLinear: (name) => (constants.has(`${name}.weight`) ? linear(name) : null),
     optionalWeight: (name) => (constants.has(`${name}.weight`) ? value(`${name}.weight`) : null),
   };
+}
+
+/** Norms and MLP of one layer. */
+export function layerBody({ weight, linear }: WeightValues, names: LayerNames): DecoderLayerWeights<Value> {
+  return { attentionNorm: weight(names.attentionNorm), mlpNorm: weight(names.mlpNorm), mlp: { gate: linear(names.gate), up: linear(names.up), down: linear(names.down) } };
 }

@@ -13,7 +13,7 @@ import type { Constant, Dim, Subgraph } from '../graph/subgraph.ts';
 import { cacheLayout, latentCachedRows, sourceCachedRows, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
 import { latentAttention, sourceAttention, type DecoderContext } from './decoder-attention.ts';
 import { decoderCache } from './decoder-cache.ts';
-import { weightValues } from './decoder-weights.ts';
+import { layerBody, weightValues } from './decoder-weights.ts';
 import type { Model } from './model.ts';
 
 export type DecoderForm = 'source' | LatentForm;
@@ -80,11 +80,7 @@ export function recordLayers(context: DecoderContext, embedded: Value, form: Dec
   let hidden = embedded;
   for (let layer = 0; layer < config.layers; layer++) {
     const input = hidden;
-    const names = family.layer(layer);
-    const body = {
-      attentionNorm: weights.weight(names.attentionNorm), mlpNorm: weights.weight(names.mlpNorm),
-      mlp: { gate: weights.linear(names.gate), up: weights.linear(names.up), down: weights.linear(names.down) },
-    };
+    const body = layerBody(weights, family.layer(layer));
     const result = decoderLayer(g, hidden, body, config.normEps, (normed) => {
       const { output, rows: own } = attention(layer, normed);
       layers.push({ input, normed, attention: output });

@@ -6,7 +6,7 @@ import { recorder, type Value } from '../graph/record.ts';
 import type { Constant, Subgraph } from '../graph/subgraph.ts';
 import { sourceAttentionParts, type SourceAttention } from '../models/decoder-attention.ts';
 import { decoderCache } from '../models/decoder-cache.ts';
-import { weightValues } from '../models/decoder-weights.ts';
+import { layerBody, weightValues } from '../models/decoder-weights.ts';
 import type { Model } from '../models/model.ts';
 
 /**
@@ -31,11 +31,7 @@ export function sourceLayerSubgraph(model: Model, constants: ReadonlyMap<string,
   const weights = weightValues(g, constants);
   const mask = g.causalMask(positions, positions, config.window);
   const parts = sourceAttentionParts({ g, model, weights, positions, cache: decoderCache(g, [], null), segmentation: { join: false, masks: [mask], block }, positionCount: window });
-  const names = family.layer(layer);
-  const body = {
-    attentionNorm: weights.weight(names.attentionNorm), mlpNorm: weights.weight(names.mlpNorm),
-    mlp: { gate: weights.linear(names.gate), up: weights.linear(names.up), down: weights.linear(names.down) },
-  };
+  const body = layerBody(weights, family.layer(layer));
   const { hidden: next, rows: { x, attention } } = decoderLayer(g, hidden, body, config.normEps, (normed) => {
     const made = parts(layer, normed);
     return { output: made.output, rows: { x: normed, attention: made } };
@@ -59,7 +55,7 @@ export function sourceLayerSubgraph(model: Model, constants: ReadonlyMap<string,
     attended: () => attendedInputSums(g, mass(), x),
     distances: () => distanceSums(g, attentionWeights(attention)),
     sensitivity: () => {
-      const output = g.reshape(weights.linear(names.output).weight, [width, kvHeads, heads / kvHeads, headDim]);
+      const output = g.reshape(weights.linear(family.layer(layer).output).weight, [width, kvHeads, heads / kvHeads, headDim]);
       return outputSensitivitySums(g, mass(), attention.rows.value, grouped(attention.attended), output);
     },
   };

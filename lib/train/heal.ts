@@ -67,6 +67,13 @@ export interface Healing {
   readonly seconds: number;
 }
 
+/** Errors: a model that is not converted, or was converted from another source. `caller` begins the message. */
+export async function checkPair(caller: string, source: Model, converted: Model): Promise<void> {
+  if (converted.mla === null) throw new TypeError(`${caller}: the model must be a converted one, got ${converted.path}`);
+  const { fingerprint, name } = converted.mla.source;
+  if (FINGERPRINT.test(fingerprint) && fingerprint !== await fingerprintOf(source)) throw new Error(`${caller}: the source must be ${name}, which ${converted.path} was converted from, got ${source.path}`);
+}
+
 /**
  * Heals `converted` with its `source` as teacher into the directory `out`: a model directory as `train` makes it, still
  * latent attention with the same cache, expanded and absorbed forms equal as before. With `resume` a stopped or killed
@@ -77,9 +84,7 @@ export async function heal(source: Model, converted: Model, out: string, options
   const { tokens, text, sequenceLength = Math.min(SEQUENCE_LENGTH, source.config.maxPositions), learningRate = healingRecipe.learningRate, seed = 0, resume = false, files, onUpdate, signal, clock } = options;
   // A tenth less time than with memory that goes back to the system at every operator; a healing needs less than a training of all weights.
   const runtime: RuntimeOptions = { memoryArena: true, ...options.runtime };
-  if (converted.mla === null) throw new TypeError(`heal: the model must be a converted one, got ${converted.path}`);
-  const { fingerprint, name } = converted.mla.source;
-  if (FINGERPRINT.test(fingerprint) && fingerprint !== await fingerprintOf(source)) throw new Error(`heal: the source must be ${name}, which ${converted.path} was converted from, got ${source.path}`);
+  await checkPair('heal', source, converted);
   if (!Number.isInteger(tokens) || tokens < 1) throw new RangeError(`heal: tokens must be a whole number of 1 or more, got ${tokens}`);
   const steps = Math.ceil(tokens / sequenceLength);
   const aside = text.aside.length > sequenceLength ? text.aside : null;

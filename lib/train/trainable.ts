@@ -1,5 +1,5 @@
 /** Which weights learn, by name; all others are frozen. */
-import { mlaAttentionShapes, sourceAttentionShapes } from '../models/decoder-weights.ts';
+import { attentionShapes } from '../models/decoder-weights.ts';
 import { mlaTensorName, type MlaTensor } from '../models/mla-config.ts';
 import type { Model } from '../models/model.ts';
 
@@ -26,10 +26,7 @@ export function trainableNames(model: Model, names: Iterable<string>, which: Tra
   const { config, family, mla } = model;
   if (which === 'factors' && mla === null) throw new TypeError(`trainableNames: factors are there in converted models only, got ${model.path}`);
   const layers = Array.from({ length: config.layers }, (_, layer) => layer);
-  const attention = new Set(layers.flatMap((layer) => {
-    const latent = mla?.layers[layer];
-    return [...(latent === undefined ? sourceAttentionShapes(model, layer) : mlaAttentionShapes(model, layer, latent)).keys()];
-  }));
+  const attention = new Set(layers.flatMap((layer) => [...attentionShapes(model, layer).keys()]));
   const norms = new Set([family.finalNorm, ...layers.flatMap((layer) => [family.layer(layer).attentionNorm, family.layer(layer).mlpNorm])].map((name) => `${name}.weight`));
   const factors = new Set(layers.flatMap((layer) => FACTORS.flatMap((tensor) => ['weight', 'bias'].map((end) => `${mlaTensorName(layer, tensor)}.${end}`))));
   const has: Readonly<Record<TrainableName, (name: string) => boolean>> = {

@@ -1,12 +1,12 @@
 /** A model's decoder as training runs it: whole sequences, nothing cached, weights as inputs, a loss at the end. */
 import { at } from '../../kernels/at.ts';
-import { embedding, nextTokenLoss, regressionLoss, rmsNorm, teacherLoss, type Segmentation } from '../../kernels/index.ts';
+import { decoderLayer, embedding, nextTokenLoss, regressionLoss, rmsNorm, teacherLoss, type Segmentation } from '../../kernels/index.ts';
 import { recorder, type Recorder, type Value } from '../graph/record.ts';
-import type { Subgraph } from '../graph/subgraph.ts';
-import { sourceAttention, latentAttention, type DecoderContext } from '../models/decoder-attention.ts';
+import type { Constant, Subgraph } from '../graph/subgraph.ts';
+import { latentAttention, sourceAttention, type DecoderContext, type LayerAttention } from '../models/decoder-attention.ts';
 import { decoderCache } from '../models/decoder-cache.ts';
 import { recordLayers, type DecoderForm } from '../models/decoder.ts';
-import { weightValues, type WeightValues } from '../models/decoder-weights.ts';
+import { layerBody, weightValues, type WeightValues } from '../models/decoder-weights.ts';
 import type { Model } from '../models/model.ts';
 import type { Weights } from './trainer.ts';
 
@@ -32,7 +32,7 @@ interface Opened {
   readonly form: DecoderForm;
 }
 
-function open(model: Model, tensors: Weights, name: string, { sequenceLength, trainable }: SequenceShape): Opened {
+function open(model: Model, tensors: ReadonlyMap<string, Constant>, name: string, { sequenceLength, trainable }: SequenceShape): Opened {
   const g = recorder(`${model.config.modelType}-${name}`);
   const inputs = new Map<string, Value>();
   const learns = trainable === undefined ? null : new Set(trainable);
@@ -51,6 +51,8 @@ function open(model: Model, tensors: Weights, name: string, { sequenceLength, tr
   return { g, weights, context, form: model.mla === null ? 'source' : 'expanded' };
 }
 
+
+const attentionOf = (context: DecoderContext, form: DecoderForm): LayerAttention => (form === 'source' ? sourceAttention(context) : latentAttention(context, form));
 
 export const hiddenPort = (layer: number): string => `hidden.${layer}`;
 export const normedPort = (layer: number): string => `normed.${layer}`;
@@ -127,11 +129,27 @@ export function regressionSubgraph(model: Model, tensors: Weights, options: Regr
   const { batch, sequenceLength, layers = all(model.config.layers), rowWeights = sinkRowWeights(sequenceLength) } = options;
   if (rowWeights.length !== sequenceLength) throw new RangeError(`regressionSubgraph: rowWeights must have ${sequenceLength} numbers, got ${rowWeights.length}`);
   const { g, context, form } = open(model, tensors, 'regression', options);
-  const attention = form === 'source' ? sourceAttention(context) : latentAttention(context, 'expanded');
+  const attention = attentionOf(context, form);
   const rows = g.constant({ dtype: 'float32', shape: [sequenceLength, 1], data: rowWeights });
   const losses = layers.map((layer) => {
     const port = (name: string): Value => g.input({ name, dtype: 'float32', shape: [batch, sequenceLength, model.config.hidden] });
     return regressionLoss(g, attention(layer, port(normedPort(layer))).output, port(attentionPort(layer)), rows);
   });
   return g.finish({ loss: g.scale(losses.slice(1).reduce((a, b) => g.add(a, b), at(losses, 0)), 1 / losses.length) });
+}
+
+/**
+ * One layer alone. hidden [b, s, d] in front of it, target [b, s, d] -> attention and next [b, s, d], its attention's output
+ * and the hidden state behind it; loss [1, 1, 1], the `regressionLoss` of its attention's output to the target.
+ */
+export function layerSubgraph(model: Model, tensors: ReadonlyMap<string, Constant>, layer: number, shape: SequenceShape, rowWeights = sinkRowWeights(shape.sequenceLength)): Subgraph {
+  const { g, weights, context, form } = open(model, tensors, `layer-${layer}`, shape);
+  const input = (name: string): Value => g.input({ name, dtype: 'float32', shape: [shape.batch, shape.sequenceLength, model.config.hidden] });
+  const attention = attentionOf(context, form);
+  const { hidden: next, rows: output } = decoderLayer(g, input('hidden'), layerBody(weights, model.family.layer(layer)), model.config.normEps, (normed) => {
+    const made = attention(layer, normed).output;
+    return { output: made, rows: made };
+  });
+  const rows = g.constant({ dtype: 'float32', shape: [shape.sequenceLength, 1], data: rowWeights });
+  return g.finish({ next, attention: output, loss: regressionLoss(g, output, input('target'), rows) });
 }
