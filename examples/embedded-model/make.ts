@@ -19,7 +19,7 @@ async function train(from: string, work: string, { texts, heldOut }: Prepared, {
   if (existsSync(join(out, 'config.json'))) return out; // written last
   console.log(`${name}: ${steps} updates of ${batch} x ${sequenceLength} tokens`);
   const options = {
-    out, 'eval-text': heldOut, steps, 'sequence-length': sequenceLength, batch, 'warmup-steps': warmupSteps, 'learning-rate': learningRate, schedule, 'save-every': 100, seed: SEED, threads: THREADS,
+    out, 'eval-text': heldOut, steps, 'sequence-length': sequenceLength, batch, 'warmup-steps': warmupSteps, 'learning-rate': learningRate, schedule, 'save-every': 50, seed: SEED, threads: THREADS,
   };
   const data = (['novels', 'bible', 'jargon'] as const).map((kind) => `${texts[kind]}=${shares[kind]}`);
   await runCommand(['train', from, '--data', ...data, '--resume', ...Object.entries(options).flatMap(([option, value]) => [`--${option}`, String(value)])]);

@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { openModel, svgOf, tensorSources, toDType, writeSafetensors, type Point } from '../../lib/index.ts';
 import { stages } from './recipe.ts';
 
-/** Weight of one update in the moving mean that the curve shows. */
-const SHARE = 0.03;
+/** Weight of one update in the moving mean that the curve shows, and updates from one of its points to the next. */
+const SHARE = 0.03, EVERY = 10;
 
 /** Loss over millions of tokens, all stages in a row: a moving mean of the updates, and the held-out text. */
 function curve(directories: readonly string[]): Point[] {
@@ -17,7 +17,8 @@ function curve(directories: readonly string[]): Point[] {
     for (const line of lines) {
       const { step, loss, evaluation } = JSON.parse(line) as { readonly step: number; readonly loss?: number; readonly evaluation?: number }; // as train documents it
       const x = (tokens + step * sequenceLength * batch) / 1e6;
-      if (loss !== undefined) points.push({ x, y: mean = mean === null ? loss : (1 - SHARE) * mean + SHARE * loss, series: 'training text' });
+      if (loss !== undefined) mean = mean === null ? loss : (1 - SHARE) * mean + SHARE * loss;
+      if (loss !== undefined && mean !== null && step % EVERY === 0) points.push({ x, y: mean, series: 'training text' });
       if (evaluation !== undefined) points.push({ x, y: evaluation, series: 'held-out text' });
     }
     tokens += steps * sequenceLength * batch;

@@ -27,8 +27,8 @@ export interface Stage {
 
 /** Short sequences first, which cost less; then the whole context, while the rate falls to nothing. */
 export const stages: readonly Stage[] = [
-  { name: 'short', sequenceLength: 256, batch: 8, steps: 1200, warmupSteps: 100, learningRate: 3e-3, schedule: 'constant' },
-  { name: 'long', sequenceLength: 1024, batch: 2, steps: 800, warmupSteps: 20, learningRate: 3e-3, schedule: 'linear' },
+  { name: 'short', sequenceLength: 256, batch: 8, steps: 1100, warmupSteps: 100, learningRate: 3e-3, schedule: 'constant' },
+  { name: 'long', sequenceLength: 1024, batch: 2, steps: 450, warmupSteps: 20, learningRate: 3e-3, schedule: 'linear' },
 ];
 
 /** Sums are split among threads: with another number of them the weights differ in their last bits. */

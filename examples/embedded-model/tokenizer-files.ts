@@ -16,5 +16,5 @@ export function tokenizerFiles({ pieces, merges }: Bpe): Record<'tokenizer.json'
     },
   };
   const config = { tokenizer_class: 'PreTrainedTokenizerFast', bos_token: null, eos_token: END_OF_TEXT, add_bos_token: false, model_max_length: 1024 };
-  return { 'tokenizer.json': `${JSON.stringify(tokenizer, null, 1)}\n`, 'tokenizer_config.json': `${JSON.stringify(config, null, 1)}\n` };
+  return { 'tokenizer.json': `${JSON.stringify(tokenizer)}\n`, 'tokenizer_config.json': `${JSON.stringify(config, null, 1)}\n` };
 }
