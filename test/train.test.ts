@@ -4,9 +4,11 @@ import { existsSync, readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { nextTokenLoss, regressionLoss, teacherLoss, type HostTensor } from '../kernels/index.ts';
+import { runCli } from '../lib/cli.ts';
 import { convertAndHeal } from '../lib/convert-and-heal.ts';
 import { convert } from '../lib/convert.ts';
 import { eager, toEager } from '../lib/eager.ts';
@@ -25,6 +27,7 @@ import { train, type TrainOptions } from '../lib/train/train.ts';
 import { trainableNames } from '../lib/train/trainable.ts';
 import { createTrainer } from '../lib/train/trainer.ts';
 import { bothReadings, difference, float32Tolerance, generator, integers, normal, numbers, type Program } from './support/readings.ts';
+import { zooModelWithTokenizer } from './support/zoo-model.ts';
 
 const zoo = fileURLToPath(new URL('data/zoo/llama-gqa-tied', import.meta.url));
 const model = await openModel(zoo);
@@ -330,6 +333,27 @@ t.test('convert and heal: the loss falls, absorbed equals expanded; stopped and 
   await t.rejects(heal(model, model, join(scratch, 'h'), request.heal), /heal: the model must be a converted one/);
   const other = await openModel(fileURLToPath(new URL('data/zoo/llama-mha', import.meta.url)));
   await t.rejects(heal(other, await openModel(whole), join(scratch, 'h'), request.heal), /heal: the source must be llama-gqa-tied, which .* was converted from, got .*llama-mha/);
+});
+
+t.test('convert --heal on the command line', async (t) => {
+  const source = zooModelWithTokenizer('llama-gqa-tied', join(scratch, 'cli-source')), out = join(scratch, 'cli-healed'), text = join(scratch, 'text.txt');
+  await writeFile(text, 'It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a wife. '.repeat(30));
+  const run = async (...line: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> => {
+    let stdout = '', stderr = '';
+    const sink = new Writable({ write(chunk: Buffer, _encoding, done) { stderr += chunk.toString(); done(); } });
+    const code = await runCli(['convert', source, '--out', out, '--pairs', '2', '--rank', '12', '--no-calibration', '--threads', '1', ...line], {
+      out: (written) => { stdout += written; }, stderr: sink, signal: new AbortController().signal, clock: () => performance.now(), environment: {},
+    });
+    return { code, stdout, stderr };
+  };
+  t.match(await run('--heal-text', text), { code: 2, stderr: /--heal-text says what --heal trains on, got no --heal/ });
+  t.match(await run('--heal', '300'), { code: 2, stderr: /--heal needs --heal-text where there is no calibration text/ });
+  t.notOk(existsSync(out));
+  const done = await run('--heal', '300', '--heal-text', text, '--json');
+  t.equal(done.code, 0, done.stderr);
+  t.match(JSON.parse(done.stdout), { out, healing: { texts: ['text.txt'], loss: 'teacher', finalLoss: Number } });
+  t.match(done.stderr, /step \d+\/\d+ {2}loss /);
+  t.ok((await openModel(out)).mla !== null);
 });
 
 t.test('layer after layer: every layer nears its source, one layer in memory at a time', async (t) => {
