@@ -5,16 +5,19 @@ import ts from 'typescript';
 import * as library from '../lib/index.ts';
 
 const values = [
-  'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrationOf', 'chooseLatentGroups', 'collectStatistics',
-  'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost', 'decodePasses', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration',
-  'fromModel', 'fromNdarray', 'generate', 'gradientOf', 'heal', 'healingText', 'hugePageEnvironment', 'inferShapes', 'initialWeights', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'nextTokenSubgraph',
-  'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSession', 'openStatistics', 'openTokenizer',
-  'packageFile', 'parseConfig', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic', 'quantiseWeights', 'rankRopeDims',
-  'readAttentionLayer', 'readConfig', 'readModel', 'readSafetensors', 'record', 'regressionSubgraph', 'relayModel', 'renamePorts',
-  'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates',
-  'schedules', 'seededRandom', 'startProgress', 'svgOf', 'teacherSubgraph', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32',
-  'toFloat64', 'toModel', 'toNdarray', 'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel',
-  'weightFormats', 'weightPasses', 'writeModel', 'writeSafetensors', 'writeShardedSafetensors', 'zeros',
+  'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrateWeights', 'calibrationOf',
+  'chooseLatentGroups', 'collectStatistics', 'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost',
+  'decodePasses', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration', 'fromModel', 'fromNdarray',
+  'fuseSkipNorms', 'fuseTransposedWeights', 'generate', 'gradientOf', 'heal', 'healingText', 'hugePageEnvironment', 'inferShapes',
+  'initialWeights', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'losses', 'mergeProjections', 'mergeRotations', 'nextTokenSubgraph',
+  'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSequences', 'openSession', 'openStatistics',
+  'openTokenSource', 'openTokenizer', 'packageFile', 'parseConfig', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic',
+  'quantiseWeights', 'rankRopeDims', 'readAttentionLayer', 'readConfig', 'readModel', 'readPairTable', 'readSafetensors', 'record',
+  'regressionSubgraph', 'relativeRates', 'relayModel', 'renamePorts', 'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan',
+  'rotateResidual', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates', 'schedules', 'seededRandom', 'startProgress', 'svgOf',
+  'teacherSubgraph', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32', 'toFloat64', 'toModel', 'toNdarray', 'tokenSource', 'train',
+  'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel', 'weightFormats', 'weightPasses', 'writeModel',
+  'writeSafetensors', 'writeShardedSafetensors', 'zeros',
 ];
 
 t.test('the values of the library', (t) => {
