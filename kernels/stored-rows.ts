@@ -14,39 +14,53 @@ export interface RowReader<V> {
   weigh(weights: V): V;
   /** The rows in float32: [b, t, n]. */
   widen(): V;
+  /** Products with the rows cut in `groups` equal pieces [b, t, l, n / l], piece i by the i-th g / l KV heads. */
+  cut(groups: number): RowPieces<V>;
+}
+
+export interface RowPieces<V> {
+  /** query [b, s, l, g / l, r, n / l] -> scores [b, l, g / l, r, s, t]. */
+  score(query: V): V;
+  /** weights [b, l, g / l, r, s, t] -> sums [b, s, l, g / l, r, n / l]. */
+  weigh(weights: V): V;
 }
 
 const SCORE = 'bsgrc,btc->bgrst';
 const WEIGH = 'bgrst,btc->bsgrc';
+const SCORE_PIECES = 'bslgrc,btlc->blgrst';
+const WEIGH_PIECES = 'blgrst,btlc->bslgrc';
+
+/** [b, t, n] -> [b, t, l, n / l]. */
+function cutRows<V>(g: Emit<V>, rows: V, groups: number): V {
+  const [b, t, n] = [at(g.shape(rows), 0), at(g.shape(rows), 1), numberOf(at(g.shape(rows), 2))];
+  return g.reshape(rows, [b, t, groups, n / groups]);
+}
 
 /** Rows that are plain values. */
 export const plainRows = <V>(g: Emit<V>, rows: V): RowReader<V> => ({
   score: (query) => g.einsum(SCORE, query, rows),
   weigh: (weights) => g.einsum(WEIGH, weights, rows),
   widen: () => rows,
+  cut: (groups) => ({
+    score: (query) => g.einsum(SCORE_PIECES, query, cutRows(g, rows, groups)),
+    weigh: (weights) => g.einsum(WEIGH_PIECES, weights, cutRows(g, rows, groups)),
+  }),
 });
 
-/**
- * Rows cut in `groups` equal pieces, each read by its own group of KV heads: query [b, s, g, r, n / groups] and sums of
- * that width. The pieces are an axis l of one product: l groups of g / l heads.
- */
+/** Rows cut in `groups` equal pieces, each read by its own group of KV heads: query [b, s, g, r, n / groups] and sums of that width. */
 export function groupedRows<V>(g: Emit<V>, reader: RowReader<V>, groups: number): RowReader<V> {
   if (groups === 1) return reader;
-  const pieces = (): V => {
-    const rows = reader.widen();
-    const [b, t, n] = [at(g.shape(rows), 0), at(g.shape(rows), 1), numberOf(at(g.shape(rows), 2))];
-    return g.reshape(rows, [b, t, groups, n / groups]);
-  };
+  const pieces = reader.cut(groups);
   return {
-    widen: reader.widen,
+    widen: reader.widen, cut: reader.cut,
     score(query) {
       const [b, s, heads, r, width] = fiveOf(g.shape(query));
-      const scores = g.einsum('bslgrc,btlc->blgrst', g.reshape(query, [b, s, groups, numberOf(heads) / groups, r, width]), pieces());
+      const scores = pieces.score(g.reshape(query, [b, s, groups, numberOf(heads) / groups, r, width]));
       return g.reshape(scores, [b, heads, r, s, at(g.shape(scores), 5)]);
     },
     weigh(weights) {
       const [b, heads, r, s, t] = fiveOf(g.shape(weights));
-      const sums = g.einsum('blgrst,btlc->bslgrc', g.reshape(weights, [b, groups, numberOf(heads) / groups, r, s, t]), pieces());
+      const sums = pieces.weigh(g.reshape(weights, [b, groups, numberOf(heads) / groups, r, s, t]));
       return g.reshape(sums, [b, s, heads, r, at(g.shape(sums), 5)]);
     },
   };
@@ -94,10 +108,16 @@ export function storedRows<V>(g: StorageEmit<V>, rows: StoredRows<V>): RowReader
   if ('values' in rows) return plainRows(g, widenRows(g, rows));
   const { bytes, step, format } = rows;
   const bits = bitsOf(format);
-  const perKey = g.reshape(step, [at(g.shape(step), 0), 1, 1, 1, at(g.shape(step), 1)]); // [b, 1, 1, 1, t]
+  /** [b, 1, ..., t], as long as scores are. */
+  const perKey = (axes: number): V => g.reshape(step, [at(g.shape(step), 0), ...Array<number>(axes - 2).fill(1), at(g.shape(step), 1)]);
   return {
-    score: (query) => g.mul(g.einsumCodes(SCORE, query, bytes, bits), perKey),
-    weigh: (weights) => g.einsumCodes(WEIGH, g.mul(weights, perKey), bytes, bits),
+    score: (query) => g.mul(g.einsumCodes(SCORE, query, bytes, bits), perKey(5)),
+    weigh: (weights) => g.einsumCodes(WEIGH, g.mul(weights, perKey(5)), bytes, bits),
     widen: () => widenRows(g, rows),
+    // Two 4-bit codes of one byte lie half a row apart, in different pieces: those rows are widened first.
+    cut: (groups) => (bits === 4 ? plainRows(g, widenRows(g, rows)).cut(groups) : {
+      score: (query) => g.mul(g.einsumCodes(SCORE_PIECES, query, cutRows(g, bytes, groups), bits), perKey(6)),
+      weigh: (weights) => g.einsumCodes(WEIGH_PIECES, g.mul(weights, perKey(6)), cutRows(g, bytes, groups), bits),
+    }),
   };
 }

@@ -1,7 +1,7 @@
 /** Every kernel: the ONNX reading equals the float64 reading, and two spellings of one function agree. All axes are different primes. */
 import t from 'tap';
 import {
-  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, linear, logits, mergedAttentionLayer, negativeLogLikelihood, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
+  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, groupedRows, linear, logits, mergedAttentionLayer, negativeLogLikelihood, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
   type Emit, type HostTensor, type RowFormat, type RowStore, type StorageEmit,
 } from '../kernels/index.ts';
 import { eager, toEager } from '../lib/eager.ts';
@@ -163,17 +163,21 @@ t.test('a swapped axis is refused with its name and both lengths', (t) => {
 const stored = <V>(g: StorageEmit<V>, x: Readonly<Record<string, V>>, format: RowFormat): Record<string, V> => {
   const rows = storeRows(g, need(x, 'rows'), format);
   const reader = storedRows(g, rows);
-  return { wide: reader.widen(), score: reader.score(need(x, 'q')), weigh: reader.weigh(need(x, 'w')) };
+  const halves = groupedRows(g, reader, 2);
+  return {
+    wide: reader.widen(), score: reader.score(need(x, 'q')), weigh: reader.weigh(need(x, 'w')),
+    scoreHalves: halves.score(need(x, 'qHalf')), weighHalves: halves.weigh(need(x, 'wHalf')),
+  };
 };
 
 for (const tokens of [1, 3]) {
-  const feeds = { q: normal([1, tokens, 3, 2, 14], random), rows: normal([1, 11, 14], random), w: normal([1, 3, 2, tokens, 11], random) };
+  const feeds = { q: normal([1, tokens, 3, 2, 14], random), rows: normal([1, 11, 14], random), w: normal([1, 3, 2, tokens, 11], random), qHalf: normal([1, tokens, 6, 2, 7], random), wHalf: normal([1, 6, 2, tokens, 11], random) };
   // Half a step of the largest magnitude, for the rows and, in whole-number products, for the other side too.
   for (const [format, exact, rounded] of [['float32', 1e-6, 1e-6], ['float16', 1e-3, 1e-6], ['int8', 1 / 250, 0.02], ['int4', 1 / 13, 0.02]] as const) {
     t.test(`${format} rows, ${tokens} queries`, async (t) => {
-      const ports = { q: ['b', tokens, 3, 2, 14], rows: [1, 't', 14], w: [1, 3, 2, tokens, 't'] };
+      const ports: Readonly<Record<string, Port['shape']>> = { rows: [1, 't', 14], w: [1, 3, 2, tokens, 't'], wHalf: [1, 6, 2, tokens, 't'] };
       const reference = stored(eager, mapValues(feeds, toEager), format);
-      const graph = record('stored', mapValues(feeds, (tensor, name): Omit<Port, 'name'> => ({ dtype: 'float32', shape: name === 'q' ? tensor.shape : ports[name] })), (g, x) => stored(g, x, format));
+      const graph = record('stored', mapValues(feeds, (tensor, name): Omit<Port, 'name'> => ({ dtype: 'float32', shape: ports[name] ?? tensor.shape })), (g, x) => stored(g, x, format));
       const onnx = await runSubgraph(graph, feeds, { threads: 1 });
       t.ok(difference(feeds.rows.data, reference.wide?.data ?? []) < exact, 'stored rows are the rows, rounded');
       for (const [name, value] of Object.entries(reference)) t.ok(difference(value.data, numbers(onnx[name])) < rounded, `${name}: ${difference(value.data, numbers(onnx[name]))}`);

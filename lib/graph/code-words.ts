@@ -66,27 +66,29 @@ export function codeWords(host: Host): Pick<StorageEmit<Value>, 'encode' | 'deco
       const dims = (axes: string): Dim[] => [...axes].map((axis) => length.get(axis) ?? 1);
       const [left, right] = [real(at(operands, 0)), real(at(operands, 1))];
       const inner = [...left].filter((axis) => right.includes(axis) && !output.includes(axis)).join('');
-      const rowAxes = [...real(output)].filter((axis) => left.includes(axis)).join('');
-      const cols = [...right].filter((axis) => axis !== inner).join('');
-      const rows = productOfDims(dims(rowAxes));
-      const fits = right.length === 2 && inner.length === 1 && cols.length === 1 && !left.includes(cols) && typeof rows === 'number' && left.length === rowAxes.length + 1;
+      const batch = [...real(output)].filter((axis) => left.includes(axis) && right.includes(axis)).join('');
+      const rowAxes = [...real(output)].filter((axis) => left.includes(axis) && !batch.includes(axis)).join('');
+      const cols = [...right].filter((axis) => axis !== inner && !batch.includes(axis)).join('');
+      const [matrices, rows] = [productOfDims(dims(batch)), productOfDims(dims(rowAxes))];
+      const fits = inner.length === 1 && cols.length === 1 && typeof rows === 'number' && typeof matrices === 'number' && left.length === batch.length + rowAxes.length + 1;
       if (!fits) return host.einsum(equation, a, words.decode(stored, bits));
 
-      const lead = rowAxes + inner;
-      const matrix = reshape(transpose(reshape(a, dims(left)), [...lead].map((axis) => left.indexOf(axis))), [rows, at(dims(inner), 0)]);
-      const top = one('ReduceMax', [one('Abs', [matrix], matrix.shape), integers([-1])], [rows, 1], { keepdims: int(1) });
-      const step = one('Add', [one('Mul', [top, number(1 / 127, 'float32')], [rows, 1]), number(1e-30, 'float32')], [rows, 1]);
-      const rounded = quantise(matrix, step, 8);
-      const table = reshape(codes, dims(right));
+      const ordered = (value: Value, from: string, to: string): Value => transpose(value, [...to].map((axis) => from.indexOf(axis)));
+      const [lead, summed] = [dims(batch), at(dims(inner), 0)];
+      const flat = reshape(ordered(reshape(a, dims(left)), left, batch + rowAxes + inner), [matrices * rows, summed]);
+      const top = one('ReduceMax', [one('Abs', [flat], flat.shape), integers([-1])], [matrices * rows, 1], { keepdims: int(1) });
+      const step = one('Add', [one('Mul', [top, number(1 / 127, 'float32')], top.shape), number(1e-30, 'float32')], top.shape);
+      const rounded = reshape(quantise(flat, step, 8), [...lead, rows, summed]);
+      const tokensFirst = right.endsWith(inner); // the codes' own two axes in their order: nothing but a batch is moved
+      const table = ordered(reshape(codes, dims(right)), right, batch + (tokensFirst ? cols + inner : inner + cols));
       const [zeroA, zeroB] = [bytes([128], []), bytes([2 ** (bits - 1)], [])];
+      const swapped = (value: Value): Value => transpose(value, value.shape.map((_, i) => (i < lead.length ? i : 2 * lead.length + 1 - i)));
       // The long side is the left operand, so that the short one is what the engine packs.
-      const product = right.endsWith(inner)
-        ? transpose(scaled(one, one('MatMulInteger', [table, transpose(rounded, [1, 0]), zeroB, zeroA], [at(dims(cols), 0), rows], {}, 'int32'), reshape(step, [1, rows])), [1, 0])
-        : scaled(one, one('MatMulInteger', [rounded, table, zeroA, zeroB], [rows, at(dims(cols), 0)], {}, 'int32'), step);
-      const axes = rowAxes + cols;
-      const spread = reshape(product, dims(axes));
-      const arranged = transpose(spread, [...real(output)].map((axis) => axes.indexOf(axis)));
-      return reshape(arranged, dims(output));
+      const product = tokensFirst
+        ? swapped(scaled(one, one('MatMulInteger', [table, swapped(rounded), zeroB, zeroA], [...lead, at(dims(cols), 0), rows], {}, 'int32'), reshape(step, [...lead, 1, rows])))
+        : scaled(one, one('MatMulInteger', [rounded, table, zeroA, zeroB], [...lead, rows, at(dims(cols), 0)], {}, 'int32'), reshape(step, [...lead, rows, 1]));
+      const axes = batch + rowAxes + cols;
+      return reshape(ordered(reshape(product, dims(axes)), axes, real(output)), dims(output));
     },
   };
   return words;
