@@ -114,6 +114,8 @@ export { createAdamW, relativeRates } from './train/adamw.ts';
 export type { AdamW, AdamWOptions, AdamWState } from './train/adamw.ts';
 export { heal } from './train/heal.ts';
 export type { Healing, HealOptions } from './train/heal.ts';
+export { healLayers } from './train/heal-layers.ts';
+export type { HealedLayer, HealLayersOptions } from './train/heal-layers.ts';
 export { healingText } from './train/healing-text.ts';
 export type { HealingText } from './train/healing-text.ts';
 export { train } from './train/train.ts';

@@ -8,7 +8,7 @@ const values = [
   'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrateWeights', 'calibrationOf',
   'chooseLatentGroups', 'collectStatistics', 'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost',
   'decodePasses', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration', 'fromModel', 'fromNdarray',
-  'fuseSkipNorms', 'fuseTransposedWeights', 'generate', 'gradientOf', 'heal', 'healingText', 'hugePageEnvironment', 'inferShapes',
+  'fuseSkipNorms', 'fuseTransposedWeights', 'generate', 'gradientOf', 'heal', 'healLayers', 'healingText', 'hugePageEnvironment', 'inferShapes',
   'initialWeights', 'isHubId', 'jointKvSvd', 'learningRateFactor', 'losses', 'mergeProjections', 'mergeRotations', 'nextTokenSubgraph',
   'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSequences', 'openSession', 'openStatistics',
   'openTokenSource', 'openTokenizer', 'packageFile', 'parseConfig', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic',
