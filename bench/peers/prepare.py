@@ -19,7 +19,7 @@ def to_hugging_face(source: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype="float32")
-    model.config.quantization_config = None  # the numbers are plain by now
+    del model.config.quantization_config  # the numbers are plain by now
     model.hf_quantizer = None
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(out)
