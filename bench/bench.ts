@@ -34,6 +34,9 @@ function chosen({ case: name, given, compare }: Invocation, baseline: Report | n
   return [[name, one, given]];
 }
 
+/** Measured figures have no more digits than they are worth; whole numbers stay as they are. */
+const fiveDigits = (_key: string, value: unknown): unknown => (typeof value === 'number' && !Number.isInteger(value) ? Number(value.toPrecision(5)) : value);
+
 async function main(argv: readonly string[]): Promise<void> {
   const invocation = readOptions(argv);
   const { threads, runs, json, save, compare } = invocation;
@@ -54,7 +57,7 @@ async function main(argv: readonly string[]): Promise<void> {
     found[name] = result.rows;
   }
   const report: Report = { versions: versions(), machine: machineName(), threads, given: invocation.given, ceiling, cases: found };
-  if (save !== null) writeFileSync(save, `${JSON.stringify(report, null, 1)}\n`);
+  if (save !== null) writeFileSync(save, `${JSON.stringify(report, fiveDigits, 1)}\n`);
   const comparison = baseline === null ? null : compareReports(baseline.cases, report.cases);
   if (comparison !== null) {
     for (const line of comparison.advice) say(`advice: ${line}`);

@@ -38,6 +38,14 @@ const systems = [
   torch('float32'), torch('bfloat16'),
 ].filter(({ name }) => values.only === undefined || values.only.split(',').some((part) => name.includes(part)));
 
+const lengths = contexts.split(',');
+const line = (cells) => `| ${cells.join(' | ')} |`;
+console.log([
+  `${cpus()[0]?.model.trim()}, ${threads} threads. ms of one token behind so many, and tokens/s of the prompt before it.`, '',
+  line(['', ...lengths.map((length) => `${length}, ms`), ...lengths.map((length) => `prompt of ${length}, tokens/s`), 'peak, MB']), line(['---', ...lengths.map(() => '---:'), ...lengths.map(() => '---:'), '---:']),
+].join('\n'));
+
+// Every row is printed when it is known: a run that is stopped leaves the rows it has.
 const results = [];
 for (const { name, needs, run: [file, ...args] } of systems) {
   const missing = needs.find((path) => !existsSync(path));
@@ -46,15 +54,8 @@ for (const { name, needs, run: [file, ...args] } of systems) {
     continue;
   }
   const { stdout } = await promisify(execFile)(file, args, { maxBuffer: 2 ** 24 });
-  results.push({ name, ...JSON.parse(stdout.trim().split('\n').at(-1)) });
-  console.error(`${name}: ${results.at(-1).rows.map(({ stepMs }) => stepMs.toFixed(1)).join(' / ')} ms`);
+  const result = JSON.parse(stdout.trim().split('\n').at(-1));
+  results.push({ name, ...result });
+  console.log(line([name, ...result.rows.map(({ stepMs }) => stepMs.toFixed(1)), ...result.rows.map(({ prefillTokensPerSecond }) => prefillTokensPerSecond.toFixed(0)), result.peakMb.toFixed(0)]));
 }
-
-const lengths = contexts.split(',');
-const line = (cells) => `| ${cells.join(' | ')} |`;
-console.log([
-  `${cpus()[0]?.model.trim()}, ${threads} threads. ms of one token behind so many, and tokens/s of the prompt before it.`, '',
-  line(['', ...lengths.map((length) => `${length}, ms`), ...lengths.map((length) => `prompt of ${length}, tokens/s`), 'peak, MB']), line(['---', ...lengths.map(() => '---:'), ...lengths.map(() => '---:'), '---:']),
-  ...results.map(({ name, rows, peakMb }) => line([name, ...rows.map(({ stepMs }) => stepMs.toFixed(1)), ...rows.map(({ prefillTokensPerSecond }) => prefillTokensPerSecond.toFixed(0)), peakMb.toFixed(0)])), '',
-].join('\n'));
-console.log(JSON.stringify({ contexts: lengths.map(Number), threads: Number(threads), steps: Number(steps), results }));
+console.log(`\n${JSON.stringify({ contexts: lengths.map(Number), threads: Number(threads), steps: Number(steps), results })}`);
