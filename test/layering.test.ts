@@ -96,7 +96,7 @@ t.test('lib imports kernels, lib, Node and its packages', (t) => {
 
 t.test('examples and benches use the public list', (t) => {
   const allowed = (path: string, from: string): boolean => !isOwnPath(from) || ['lib/index.ts', 'kernels/index.ts'].includes(from) || dirname(path).split('/')[0] === from.split('/')[0];
-  t.same(below('examples').flatMap(({ path, imports }) => imports.filter(({ from }) => !allowed(path, from)).map(({ from }) => `${path} <- ${from}`)), []);
+  t.same([...below('examples'), ...below('bench')].flatMap(({ path, imports }) => imports.filter(({ from }) => !allowed(path, from)).map(({ from }) => `${path} <- ${from}`)), []);
   t.end();
 });
 
