@@ -8,6 +8,7 @@ import { linear, linearHeads, type Linear } from './linear.ts';
 import { partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWeights } from './partial-rope.ts';
 import { rmsNorm } from './rms-norm.ts';
 import { rope, type RopeAngles } from './rope.ts';
+import { ofEachSequence, partOfEachSequence, sideBySide } from './sequences.ts';
 import { keyScales, normedQueries, normedRopeKey, type SplitHeadNorm } from './split-head-norm.ts';
 import { expandLatent, plainRows } from './stored-rows.ts';
 import { maskOf, plainStore, segmentReaders, segmentRows, type RowStore, type Segmentation } from './segments.ts';
@@ -35,11 +36,13 @@ export interface SourceRows<V> {
 /**
  * The source model's attention. x: [b, s, d] -> output [b, s, d], what o_proj reads [b, s, h k], the rotated queries
  * [b, s, h, k], queries and keys before they rotate (still) and the current tokens' cache rows.
- * `before` is what happens to query and key heads before they rotate (Qwen3: `headNorms`).
+ * `past` has the cached rows of each sequence (kernels/sequences.ts); none when nothing is cached. `before` is what happens
+ * to query and key heads before they rotate (Qwen3: `headNorms`), `stored` what a cache makes of the new rows: attention
+ * reads them as later tokens will.
  */
 export function sourceAttentionLayer<V>(
-  g: Emit<V>, x: V, w: SourceWeights<V>, angles: RopeAngles<V>, past: SourceRows<V> | null, segmentation: Segmentation<V>, dims: AttentionDims,
-  before: HeadMaps<V> = asTheyAre,
+  g: Emit<V>, x: V, w: SourceWeights<V>, angles: RopeAngles<V>, past: readonly SourceRows<V>[], segmentation: Segmentation<V>, dims: AttentionDims,
+  before: HeadMaps<V> = asTheyAre, stored: (rows: SourceRows<V>) => SourceRows<V> = (rows) => rows,
 ): { output: V; attended: V; query: V; still: { query: V; key: V }; rows: SourceRows<V> } {
   const { heads, kvHeads, headDim } = dims;
   const still = { query: before.query(linearHeads(g, x, w.query, [heads], headDim)), key: before.key(linearHeads(g, x, w.key, [kvHeads], headDim)) };
@@ -49,13 +52,14 @@ export function sourceAttentionLayer<V>(
     value: linearHeads(g, x, w.value, [kvHeads], headDim),
   };
   const [b, s] = batchAndTokens(g, x);
-  const values = segmentRows(g, past?.value ?? null, rows.value, segmentation);
-  const segments = segmentRows(g, past?.key ?? null, rows.key, segmentation)
-    .map((key, i) => ({ key, value: at(values, i), mask: maskOf(segmentation, i) }));
+  const kept = stored(rows);
+  const values = segmentRows(g, past.map(({ value }) => value), kept.value, segmentation);
+  const sequences = segmentRows(g, past.map(({ key }) => key), kept.key, segmentation)
+    .map((keys, q) => keys.map((key, i) => ({ key, value: at(at(values, q), i), mask: maskOf(segmentation, q * keys.length + i) })));
   const grouped = g.reshape(query, [b, s, kvHeads, heads / kvHeads, headDim]);
-  const whole = past === null && segmentation.block !== undefined
-    ? blockwiseAttention(g, grouped, at(segments, 0), dims.scale, segmentation.block)
-    : groupedQueryAttention(g, grouped, segments, dims.scale);
+  const whole = past.length === 0 && segmentation.block !== undefined
+    ? blockwiseAttention(g, grouped, at(at(sequences, 0), 0), dims.scale, segmentation.block)
+    : sideBySide(g, ofEachSequence(g, grouped, sequences.length).map((own, q) => groupedQueryAttention(g, own, at(sequences, q), dims.scale)));
   const attended = g.reshape(whole, [b, s, heads * headDim]);
   return { output: linear(g, attended, w.output), attended, query, still, rows };
 }
@@ -100,17 +104,21 @@ export interface MlaStores<V> {
   readonly latent: RowStore<V>;
 }
 
-/** A layer's cached and current rows as the segments that attention reads; new rows go into the stores. */
-export function latentSegments<V>(g: Emit<V>, stores: MlaStores<V>, { rope: key, latent }: MlaRows<V>, segmentation: Segmentation<V>): LatentSegment<V>[] {
+/** A layer's cached and current rows as the segments that attention of each sequence reads; new rows go into the stores. */
+export function latentSegments<V>(g: Emit<V>, stores: MlaStores<V>, { rope: key, latent }: MlaRows<V>, segmentation: Segmentation<V>): LatentSegment<V>[][] {
   const ropeKeys = key === null ? null : segmentReaders(g, stores.rope, key, segmentation);
-  return segmentReaders(g, stores.latent, latent, segmentation)
-    .map((latentRows, i) => ({ ropeKey: ropeKeys === null ? null : at(ropeKeys, i), latent: latentRows, mask: maskOf(segmentation, i) }));
+  return segmentReaders(g, stores.latent, latent, segmentation).map((latents, q) => latents.map((latentRows, i) => (
+    { ropeKey: ropeKeys === null ? null : at(at(ropeKeys, q), i), latent: latentRows, mask: maskOf(segmentation, q * latents.length + i) })));
 }
 
-/** Latent attention in either form. x: [b, s, d] -> output [b, s, d], what o_proj reads, and the current tokens' cache rows. */
+/**
+ * Latent attention in either form. x: [b, s, d] -> output [b, s, d], what o_proj reads, and the current tokens' cache rows.
+ * `past` has the cached rows of each sequence (kernels/sequences.ts), none when nothing is cached; what the stores hold need
+ * not be in it.
+ */
 export function mlaAttentionLayer<V>(
-  g: Emit<V>, x: V, w: MlaWeights<V>, angles: RopeAngles<V> | null, past: Partial<MlaRows<V>> | null, segmentation: Segmentation<V>, dims: MlaDims, form: LatentForm,
-  stores: MlaStores<V> = { rope: plainStore(g, past?.rope ?? null), latent: plainStore(g, past?.latent ?? null) },
+  g: Emit<V>, x: V, w: MlaWeights<V>, angles: RopeAngles<V> | null, past: readonly Partial<MlaRows<V>>[], segmentation: Segmentation<V>, dims: MlaDims, form: LatentForm,
+  stores: MlaStores<V> = { rope: plainStore(g, past[0]?.rope ?? null), latent: plainStore(g, past[0]?.latent ?? null) },
 ): { output: V; attended: V; rows: MlaRows<V> } {
   const { headNorm = null, latentNorm = null, queryDown = null } = w;
   const normed = (value: V, norm: Norm<V> | null): V => (norm === null ? value : rmsNorm(g, value, norm.weight, norm.eps));
@@ -122,17 +130,19 @@ export function mlaAttentionLayer<V>(
   const scales = headNorm === null ? null : keyScales(g, { rope: key, nope: nopeKey }, headNorm, dims);
   const normedKey = key === null || headNorm === null || scales === null ? key : normedRopeKey(g, key, scales, headNorm, dims);
   const rows: MlaRows<V> = { rope: normedKey === null || angles === null ? null : rotatedKey(g, normedKey, angles), latent, keyScale: scales };
-  const scaleRows = scales === null ? null : segmentRows(g, past?.keyScale ?? null, scales, segmentation);
-  const segments = latentSegments(g, stores, rows, segmentation).map((segment, i) => ({ ...segment, keyScale: scaleRows === null ? null : at(scaleRows, i) }));
+  const scaleRows = scales === null ? null : segmentRows(g, past.flatMap(({ keyScale = null }) => (keyScale === null ? [] : [keyScale])), scales, segmentation);
+  const sequences = latentSegments(g, stores, rows, segmentation)
+    .map((segments, q) => segments.map((segment, i) => ({ ...segment, keyScale: scaleRows === null ? null : at(at(scaleRows, q), i) })));
   const [b, s] = batchAndTokens(g, x);
-  const whole = past === null && segmentation.block !== undefined
+  const [ropeQueries, nopeQueries] = [partOfEachSequence(g, query.rope, sequences.length), partOfEachSequence(g, query.nope, sequences.length)];
+  const whole = past.length === 0 && segmentation.block !== undefined
     ? inBlocks(g, s, segmentation.block, (from, to) => {
       const cut = (a: V | null, start: number): V | null => (a === null ? null : between(g, a, 1, start, to));
       const seen = { ropeKey: rows.rope === null ? null : plainRows(g, between(g, rows.rope, 1, 0, to)), latent: plainRows(g, between(g, latent, 1, 0, to)), keyScale: cut(scales, 0) };
       const own = { rope: cut(query.rope, from), nope: cut(query.nope, from) };
       return latentForms[form](g, own, [{ ...seen, mask: maskBetween(g, maskOf(segmentation, 0), from, to) }], w.up, dims.scale);
     })
-    : latentForms[form](g, query, segments, w.up, dims.scale);
+    : sideBySide(g, sequences.map((segments, q) => latentForms[form](g, { rope: at(ropeQueries, q), nope: at(nopeQueries, q) }, segments, w.up, dims.scale)));
   const attended = g.reshape(whole, [b, s, dims.heads * dims.valueWidth]); // [b, s, h v]
   return { output: linear(g, attended, w.output), attended, rows };
 }

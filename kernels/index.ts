@@ -16,6 +16,7 @@ export * from './partial-rope.ts';
 export * from './rms-norm.ts';
 export * from './rope.ts';
 export * from './segments.ts';
+export * from './sequences.ts';
 export * from './split-head-norm.ts';
 export * from './stored-rows.ts';
 export * from './swiglu.ts';

@@ -11,6 +11,7 @@ import { linear, linearHeads, type Linear } from './linear.ts';
 import { partialRopeKey } from './partial-rope.ts';
 import { rope, type RopeAngles } from './rope.ts';
 import type { Segmentation } from './segments.ts';
+import { partOfEachSequence, sideBySide } from './sequences.ts';
 
 /** Queries carry the factor on the scores. A part is null where nothing of it is left. */
 export interface MergedWeights<V> {
@@ -38,6 +39,8 @@ export function mergedAttentionLayer<V>(
     latent: w.queryLatent === null ? null : linearHeads(g, x, w.queryLatent, [1, heads], rank),
   };
   const rows = { rope: partialRopeKey(g, x, w, angles), latent: linear(g, x, w.down) };
-  const attended = attendLatents(g, query, latentSegments(g, stores, rows, segmentation)); // [b, s, 1, h, c]
+  const sequences = latentSegments(g, stores, rows, segmentation);
+  const [ropeQueries, latentQueries] = [partOfEachSequence(g, query.rope, sequences.length), partOfEachSequence(g, query.latent, sequences.length)];
+  const attended = sideBySide(g, sequences.map((segments, q) => attendLatents(g, { rope: at(ropeQueries, q), latent: at(latentQueries, q) }, segments))); // [b, s, 1, h, c]
   return linear(g, g.reshape(attended, [b, s, heads * rank]), w.output);
 }

@@ -1,5 +1,6 @@
 import { at } from './at.ts';
 import type { Emit } from './emit.ts';
+import { ofEachSequence } from './sequences.ts';
 import { plainRows, type RowReader } from './stored-rows.ts';
 
 /**
@@ -8,7 +9,10 @@ import { plainRows, type RowReader } from './stored-rows.ts';
  */
 export interface Segmentation<V> {
   readonly join: boolean;
-  /** One additive mask (or null) per segment, in order: [past, current], or only one when joined or nothing is cached. */
+  /**
+   * One additive mask (or null) per segment, in order: [past, current], or only one when joined or nothing is cached. Of
+   * several sequences (kernels/sequences.ts) those of the first, then those of the next.
+   */
   readonly masks: readonly (V | null)[];
   /**
    * Where nothing is cached: queries go through attention in blocks of so many tokens, each against the keys up to
@@ -22,31 +26,38 @@ export interface Segmentation<V> {
   readonly appended?: boolean;
 }
 
-/** Rows [b, t, ...] per segment, from cached rows (null when nothing is cached) and current ones. */
-export function segmentRows<V>(g: Emit<V>, past: V | null, current: V, { join, appended = false }: Segmentation<V>): V[] {
-  if (past === null) return [current];
-  if (appended) return [past];
-  return join ? [g.concat(1, [past, current])] : [past, current];
+/** Sequences with these cached rows: where nothing is cached there is one. */
+const countOf = (past: readonly unknown[]): number => Math.max(past.length, 1);
+
+/**
+ * Rows [b, t, ...] of each sequence's segments, from the cached rows of each (none when nothing is cached) and the current
+ * ones of all [b, s, ...].
+ */
+export function segmentRows<V>(g: Emit<V>, past: readonly V[], current: V, segmentation: Segmentation<V>): V[][] {
+  return ofEachSequence(g, current, countOf(past)).map((own, i) => segmentsOf(past[i], own, segmentation, (old) => g.concat(1, [old, own])));
 }
 
-/** The mask that belongs to segment i. */
+function segmentsOf<T>(past: T | undefined, current: T, { join, appended = false }: Segmentation<unknown>, joined: (past: T) => T): T[] {
+  if (past === undefined) return [current];
+  if (appended) return [past];
+  return join ? [joined(past)] : [past, current];
+}
+
+/** The mask that belongs to segment i of all sequences' segments, counted through. */
 export const maskOf = <V>(segmentation: Segmentation<V>, i: number): V | null => at(segmentation.masks, i);
 
-/** One cached part of a layer: its old rows (null when nothing is cached), and what becomes of new ones. */
+/** One cached part of a layer: the old rows of each sequence (none when nothing is cached), and what becomes of new ones. */
 export interface RowStore<V> {
-  readonly past: RowReader<V> | null;
-  /** Takes the current tokens' rows [b, s, n] and gives them back as they will be read from the cache. */
-  keep(rows: V): RowReader<V>;
+  readonly past: readonly RowReader<V>[];
+  /** Takes the current tokens' rows [b, s, n] and gives those of each sequence back as they will be read from the cache. */
+  keep(rows: V): readonly RowReader<V>[];
 }
 
-/** A part kept as plain values. */
+/** A part of one sequence, kept as plain values; null where nothing is cached. */
 export const plainStore = <V>(g: Emit<V>, past: V | null): RowStore<V> =>
-  ({ past: past === null ? null : plainRows(g, past), keep: (rows) => plainRows(g, rows) });
+  ({ past: past === null ? [] : [plainRows(g, past)], keep: (rows) => [plainRows(g, rows)] });
 
 /** `segmentRows` for rows in any format. */
-export function segmentReaders<V>(g: Emit<V>, { past, keep }: RowStore<V>, current: V, { join, appended = false }: Segmentation<V>): RowReader<V>[] {
-  const kept = keep(current);
-  if (past === null) return [kept];
-  if (appended) return [past];
-  return join ? [plainRows(g, g.concat(1, [past.widen(), kept.widen()]))] : [past, kept];
+export function segmentReaders<V>(g: Emit<V>, { past, keep }: RowStore<V>, current: V, segmentation: Segmentation<V>): RowReader<V>[][] {
+  return keep(current).map((own, i) => segmentsOf(past[i], own, segmentation, (old) => plainRows(g, g.concat(1, [old.widen(), own.widen()]))));
 }

@@ -5,6 +5,7 @@
  */
 import { at } from './at.ts';
 import type { CodeBits, Dim, Emit, StorageEmit } from './emit.ts';
+import { ofEachSequence } from './sequences.ts';
 
 /** Rows [b, t, n] that all heads share, as attention uses them. */
 export interface RowReader<V> {
@@ -96,6 +97,13 @@ export function storeRows<V>(g: StorageEmit<V>, rows: V, format: RowFormat): Sto
   if (format === 'float16') return { format, values: g.cast(rows, 'float16') };
   const step = g.shift(g.scale(g.maxAbs(rows), 1 / (2 ** (bitsOf(format) - 1) - 1)), 1e-30);
   return { format, step, bytes: g.encode(rows, step, bitsOf(format)) };
+}
+
+/** The rows of each sequence (sequences.ts), as they are stored: what is stored once is cut and not made n times. */
+export function storedOfEachSequence<V>(g: Emit<V>, rows: StoredRows<V>, sequences: number): StoredRows<V>[] {
+  if ('values' in rows) return ofEachSequence(g, rows.values, sequences).map((values) => ({ ...rows, values }));
+  const steps = ofEachSequence(g, rows.step, sequences);
+  return ofEachSequence(g, rows.bytes, sequences).map((bytes, i) => ({ ...rows, bytes, step: at(steps, i) }));
 }
 
 /** Stored rows in float32: [b, t, ...row]. */

@@ -1,15 +1,18 @@
 import { join } from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
-import { openModel } from '../lib/models/model.ts';
+import { convert } from '../lib/convert.ts';
+import { openModel, type Model } from '../lib/models/model.ts';
 import { seededRandom } from '../lib/random.ts';
+import type { Cache } from '../lib/session/cache.ts';
 import { finishGeneration, generate, type GenerateOptions, type GenerationResult } from '../lib/session/generate.ts';
 import { perplexity } from '../lib/session/perplexity.ts';
 import { sampleToken, samplingCandidates } from '../lib/session/sampler.ts';
-import { openSession } from '../lib/session/session.ts';
+import { openSession, type SessionOptions } from '../lib/session/session.ts';
 import { stopStrings } from '../lib/session/stop-strings.ts';
 import { openTokenizer } from '../lib/text/tokenizer.ts';
-import { temporaryDirectory, zooModelWithTokenizer } from './support/zoo-model.ts';
+import { readGolden } from './support/tiny.ts';
+import { temporaryDirectory, zooModelWithTokenizer, zooPath } from './support/zoo-model.ts';
 
 const settings = fc.record({
   logits: fc.array(fc.integer({ min: -40, max: 40 }).map((n) => n / 8), { minLength: 1, maxLength: 31 }),
@@ -210,5 +213,84 @@ t.test('generation over a zoo model', async (t) => {
     await t.rejects(perplexity(session, ids, { window: 63 }), { message: `perplexity: text must have at least 63 tokens for 1 window of 63, got ${ids.length}` });
     await t.rejects(perplexity(session, ids, { window: 13, windows: 5 }), { message: /at least 65 tokens for 5 windows of 13, got 62/ });
     await t.rejects(perplexity(session, ids, { window: 65 }), { message: /window must be 2\.\.64 tokens, got 65/ });
+  });
+});
+
+const worst = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
+  let gap = a.length === b.length ? 0 : Infinity;
+  for (let i = 0; i < a.length; i++) gap = Math.max(gap, Math.abs((a[i] ?? NaN) - (b[i] ?? NaN)));
+  return gap;
+};
+
+/** Rounding in float32 through three layers, and now and then a code of the cache that falls to its neighbour. */
+const codesMayFlip = 2e-3;
+/** Products with codes in whole numbers round the other side to 8 bits as well, in single steps only: logits reach 4 here. */
+const wholeNumbers = 0.3;
+const ways: readonly (readonly [zoo: string, kind: 'source' | 'converted', options: SessionOptions, tolerance: number])[] = [
+  ['llama-gqa-tied', 'source', { cache: 'f32' }, 2e-4], ['llama-gqa-tied', 'source', { cache: 'int4' }, codesMayFlip], ['mistral-window', 'source', { cache: 'int8' }, codesMayFlip],
+  ['llama-gqa-tied', 'converted', { absorption: 'separate', cache: 'f16' }, codesMayFlip], ['mistral-window', 'converted', { absorption: 'separate' }, 2e-4],
+  ['llama-gqa-tied', 'converted', { absorption: 'merged' }, 2e-4], ['mistral-window', 'converted', { absorption: 'merged', cache: 'int8' }, wholeNumbers],
+  ['llama-gqa-tied', 'converted', { forms: { prefill: 'expanded', decode: 'expanded' }, cache: 'int8' }, codesMayFlip],
+  ['llama-gqa-tied', 'converted', { forms: { prefill: 'expanded', decode: 'expanded' }, cache: 'int4' }, codesMayFlip],
+];
+
+t.test('several tokens and several sequences in one run', async (t) => {
+  const directory = temporaryDirectory((clean) => t.teardown(clean));
+  const models = new Map<string, Model>();
+  for (const zoo of ['llama-gqa-tied', 'mistral-window']) {
+    const source = await openModel(zooPath(zoo)), out = join(directory, zoo);
+    await convert(source, out, { plan: 'uniform', factor: 'joint', budget: { pairs: 2, rank: 10 } });
+    models.set(`${zoo} source`, source).set(`${zoo} converted`, await openModel(out));
+  }
+  for (const [zoo, kind, options, tolerance] of ways) {
+    await t.test(`${zoo}, ${kind}, ${JSON.stringify(options)}`, async (t) => {
+      const model = models.get(`${zoo} ${kind}`), [text = []] = (await readGolden(zoo)).ids;
+      if (model === undefined) throw new Error(`no model ${zoo} ${kind}`);
+      const { vocab } = model.config;
+      const session = openSession(model, { threads: 1, ...options });
+      t.teardown(() => session.close());
+      const alone = session.createCache(), steps: number[] = [];
+      for (const id of text) steps.push(...(await session.step(alone, id)));
+      const rows = (from: number, to: number): number[] => steps.slice(from * vocab, to * vocab);
+
+      const whole = await session.prefill(session.createCache(), text);
+      const continued = session.createCache();
+      await session.prefill(continued, text.slice(0, 9));
+      t.ok(worst(whole, await session.prefill(continued, text.slice(9))) < Math.min(tolerance, codesMayFlip), 'a prompt behind a filled cache is one prompt');
+      continued.truncate(9);
+      t.ok(worst(rows(9, 14), (await session.score(continued, text.slice(9, 14))).data) < tolerance, 'five tokens in one run');
+      continued.truncate(11);
+      t.ok(worst(rows(11, 13), (await session.score(continued, text.slice(11, 13))).data) < tolerance, 'rejected ones are taken back');
+      t.equal(continued.length, 13);
+
+      const [short, middle, long, joining] = [session.createCache(), session.createCache(), session.createCache(), session.createCache()];
+      for (const [cache, length] of [[short, 1], [middle, 5], [long, 17]] as const) await session.prefill(cache, text.slice(0, length));
+      const batch = async (...caches: readonly Cache[]): Promise<void> => {
+        const lengths = caches.map(({ length }) => length);
+        const { data, shape } = await session.stepBatch(caches, lengths.map((length) => text[length] ?? NaN));
+        t.same(shape, [caches.length, vocab]);
+        for (const [q, length] of lengths.entries()) t.ok(worst(rows(length, length + 1), data.subarray(q * vocab, (q + 1) * vocab)) < tolerance, `token ${length} as sequence ${q} of ${caches.length}`);
+        t.same(caches.map(({ length }) => length), lengths.map((length) => length + 1));
+      };
+      await batch(short, middle, long);
+      await batch(short, middle, long);
+      await batch(long, joining, short); // middle has left; one that starts from nothing joins
+      await batch(joining, long, short);
+    });
+  }
+  await t.test('a step that cannot be done changes no cache', async (t) => {
+    const model = models.get('llama-gqa-tied source');
+    if (model === undefined) throw new Error('no model');
+    const session = openSession(model, { threads: 1, contextLength: 6 });
+    t.teardown(() => session.close());
+    const [free, full] = [session.createCache(), session.createCache()];
+    await session.prefill(free, [3, 4]);
+    await session.prefill(full, [3, 4, 5, 6, 7, 8]);
+    await t.rejects(session.stepBatch([free, full], [1, 2]), { message: 'Session.stepBatch: sequence 1: the context of 6 tokens is full' });
+    await t.rejects(session.stepBatch([free, free], [1, 2]), { message: /a cache of its own, got 2 tokens and 1 caches/ });
+    await t.rejects(session.stepBatch([], []), { message: /got 0 tokens and 0 caches/ });
+    await t.rejects(session.stepBatch([free], [97]), { message: /token ids must be 0\.\.96, got 97/ });
+    await t.rejects(session.score(full, [1]), { message: /must fit the context of 6 tokens, got 6 cached and 1 new/ });
+    t.equal(free.length, 2);
   });
 });

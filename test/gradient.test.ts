@@ -164,7 +164,7 @@ const layers: Readonly<Record<'source' | 'latent, expanded' | 'embedding, tied h
     feeds: { x: real(P.b, P.s, P.d), ...body, q: small(P.g * P.r * P.k, P.d), bias: small(P.g * P.r * P.k), key: small(P.g * P.k, P.d), value: small(P.g * P.k, P.d), o: small(P.d, P.g * P.r * P.k), positions },
     program: (g, x) => ({ y: layer(g, x, (normed) => sourceAttentionLayer(
       g, normed, { query: { weight: need(x, 'q'), bias: need(x, 'bias') }, key: plain(need(x, 'key')), value: plain(need(x, 'value')), output: plain(need(x, 'o')) },
-      ropeAngles(g, { cos: g.constant(table.cos), sin: g.constant(table.sin) }, need(x, 'positions')), null, { join: true, masks: [g.causalMask(need(x, 'positions'), need(x, 'positions'), null)] },
+      ropeAngles(g, { cos: g.constant(table.cos), sin: g.constant(table.sin) }, need(x, 'positions')), [], { join: true, masks: [g.causalMask(need(x, 'positions'), need(x, 'positions'), null)] },
       { heads: P.g * P.r, kvHeads: P.g, headDim: P.k, scale: 0.3 },
     ).output) }),
   },
@@ -179,7 +179,7 @@ const layers: Readonly<Record<'source' | 'latent, expanded' | 'embedding, tied h
         queryRope: plain(need(x, 'queryRope')), queryNope: plain(need(x, 'queryNope')), keyRope: plain(need(x, 'keyRope')), down: plain(need(x, 'latent')),
         up: { key: need(x, 'keyUp'), value: need(x, 'valueUp') }, output: plain(need(x, 'o')),
       },
-      ropeAngles(g, { cos: g.constant(shortTable.cos), sin: g.constant(shortTable.sin) }, need(x, 'positions')), null, { join: true, masks: [g.causalMask(need(x, 'positions'), need(x, 'positions'), null)] },
+      ropeAngles(g, { cos: g.constant(shortTable.cos), sin: g.constant(shortTable.sin) }, need(x, 'positions')), [], { join: true, masks: [g.causalMask(need(x, 'positions'), need(x, 'positions'), null)] },
       { heads: P.g * P.r, kvHeads: P.g, ropeWidth: P.m, nopeWidth: P.n, valueWidth: P.v, scale: 0.3 }, 'expanded',
     ).output) }),
   },

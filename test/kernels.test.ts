@@ -61,7 +61,7 @@ const tables = ropeTables(Float64Array.from({ length: 11 }, (_, i) => 1e4 ** (-i
 
 function merged<V>(g: Emit<V>, x: Readonly<Record<string, V>>): Readonly<Record<string, V>> {
   const plain = (name: string) => ({ weight: need(x, name), bias: null }), rows: Record<string, V> = {};
-  const store = (name: string, past: string): RowStore<V> => ({ past: plainRows(g, need(x, past)), keep: (values) => plainRows(g, (rows[name] = values)) });
+  const store = (name: string, past: string): RowStore<V> => ({ past: [plainRows(g, need(x, past))], keep: (values) => [plainRows(g, (rows[name] = values))] });
   const angles = ropeTables(Float64Array.from({ length: P.m / 2 }, (_, i) => 1e4 ** (-i / P.m)), 8);
   const y = mergedAttentionLayer(
     g, need(x, 'x'), { queryRope: plain('queryRope'), queryLatent: plain('queryLatent'), keyRope: plain('keyRope'), down: plain('down'), output: plain('output') },

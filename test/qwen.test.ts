@@ -106,7 +106,7 @@ const sourceSubgraph = (layer: AttentionLayer): Subgraph => record('source', lay
   const norm = layer.headNorm ?? null;
   const before = headNorms(g, { query: norm === null ? null : g.parameter('q_norm', norm.query), key: norm === null ? null : g.parameter('k_norm', norm.key) }, norm?.eps ?? 0);
   const mask = g.causalMask(x.positions, x.positions, layer.window);
-  const { output, rows, query } = sourceAttentionLayer(g, x.hidden, weights, recordAngles(g, [...layer.frequencies], x.positions, 64), null, { join: true, masks: [mask] }, layer, before);
+  const { output, rows, query } = sourceAttentionLayer(g, x.hidden, weights, recordAngles(g, [...layer.frequencies], x.positions, 64), [], { join: true, masks: [mask] }, layer, before);
   return { output, key: rows.key, query };
 });
 

@@ -26,7 +26,7 @@ const sourceSubgraph = (layer: AttentionLayer): Subgraph => record('source', lay
   const value = projectionValues(g);
   const weights = { query: value('q', layer.query), key: value('k', layer.key), value: value('v', layer.value), output: value('o', layer.output) };
   const mask = g.causalMask(x.positions, x.positions, layer.window);
-  const { output, rows } = sourceAttentionLayer(g, x.hidden, weights, recordAngles(g, [...layer.frequencies], x.positions, 64), null, { join: true, masks: [mask] }, layer);
+  const { output, rows } = sourceAttentionLayer(g, x.hidden, weights, recordAngles(g, [...layer.frequencies], x.positions, 64), [], { join: true, masks: [mask] }, layer);
   return { output, key: rows.key, value: rows.value };
 });
 

@@ -17,7 +17,7 @@ export function pastRows(g: Recorder, name: string, row: readonly number[], form
 
 /** A part of a cache with past rows in a format; new rows go through it, as they would into the cache. */
 export function rowStore(g: Recorder, past: StoredRows<Value>): RowStore<Value> {
-  return { past: storedRows(g, past), keep: (rows) => storedRows(g, storeRows(g, rows, past.format)) };
+  return { past: [storedRows(g, past)], keep: (rows) => [storedRows(g, storeRows(g, rows, past.format))] };
 }
 
 /** Past rows in float32. */

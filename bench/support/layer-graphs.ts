@@ -44,7 +44,7 @@ export function latentAttentionGraph(shape: Shape, latent: Latent, cache: CacheF
   const query = (width: number): { dtype: 'float32'; shape: readonly (number | string)[] } => float([1, 1, kvHeads, perGroup(shape), width]);
   const inputs = { query_rope: query(2 * components), query_nope: query(headDim), rope: float([1, 1, 2 * components]), latent: float([1, 1, rank]) };
   return record(`${form}-attention-${cache}`, inputs, (g, x) => {
-    const readers = (name: 'rope' | 'latent', width: number) => segmentReaders(g, rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name])), x[name], split);
+    const readers = (name: 'rope' | 'latent', width: number) => segmentReaders(g, rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name])), x[name], split).flat();
     const keys = readers('rope', 2 * components);
     const segments = readers('latent', rank).map((rows, i) => ({ ropeKey: keys[i] ?? null, latent: rows, mask: null }));
     return { attended: forms[form](g, { rope: x.query_rope, nope: x.query_nope }, segments, upProjections(g, shape, latent), scaleOf(shape)) };
@@ -78,7 +78,7 @@ export function sourceLayerGraph(shape: Shape, tokens: number): Subgraph {
       value: projection(g, 'v_proj', rows, hidden), output: projection(g, 'o_proj', hidden, heads * headDim),
     };
     const past = { key: g.input({ name: 'past_key', ...float([1, 'p', kvHeads, headDim]) }), value: g.input({ name: 'past_value', ...float([1, 'p', kvHeads, headDim]) }) };
-    const { output, rows: own } = sourceAttentionLayer(g, x.hidden, weights, angles(g, headDim / 2, tokens, x.positions), past, segmentationOf(g, tokens, x.positions), { heads, kvHeads, headDim, scale: scaleOf(shape) });
+    const { output, rows: own } = sourceAttentionLayer(g, x.hidden, weights, angles(g, headDim / 2, tokens, x.positions), [past], segmentationOf(g, tokens, x.positions), { heads, kvHeads, headDim, scale: scaleOf(shape) });
     return { output, ...own };
   });
 }
@@ -97,7 +97,7 @@ export function latentLayerGraph(shape: Shape, latent: Latent, tokens: number, f
     const store = (name: 'rope' | 'latent', width: number) => rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name]));
     const stores = { rope: store('rope', ropeWidth), latent: store('latent', rank) };
     const dims = { heads, kvHeads, ropeWidth, nopeWidth: headDim, valueWidth: headDim, scale: scaleOf(shape) };
-    const { output, rows } = mlaAttentionLayer(g, x.hidden, weights, angles(g, components, tokens, x.positions), null, segmentationOf(g, tokens, x.positions), dims, form, stores);
+    const { output, rows } = mlaAttentionLayer(g, x.hidden, weights, angles(g, components, tokens, x.positions), [], segmentationOf(g, tokens, x.positions), dims, form, stores);
     return { output, ...(rows.rope === null ? {} : { rope: rows.rope }), latent: rows.latent };
   });
 }

@@ -66,9 +66,15 @@ export function partsOf({ layer, name, row }: CachedRows, format: CacheFormat): 
   }
 }
 
+/** Name of a port or length that each sequence of a step has for itself: past_positions.2; the bare name where there is one. */
+export const ofSequence = (name: string, sequence?: number): string => (sequence === undefined ? name : `${name}.${sequence}`);
+
+/** The numbers of a step's sequences; one without a number where a graph has but one. */
+export const eachSequence = (sequences?: number): readonly (number | undefined)[] => (sequences === undefined ? [undefined] : Array.from({ length: sequences }, (_, i) => i));
+
 /** All arrays of a model's cache. */
 export const cacheLayout = (rows: readonly CachedRows[], format: CacheFormat): CachePart[] => rows.flatMap((some) => [...partsOf(some, format)]);
 
-/** Input port of a part's old rows, and output port of its new rows. */
-export const pastPort = ({ layer, name }: Pick<CachePart, 'layer' | 'name'>): string => `past.${layer}.${name}`;
+/** Input port of a part's old rows, and output port of its new rows; where a step has several sequences, of one of them. */
+export const pastPort = ({ layer, name }: Pick<CachePart, 'layer' | 'name'>, sequence?: number): string => ofSequence(`past.${layer}.${name}`, sequence);
 export const presentPort = ({ layer, name }: Pick<CachePart, 'layer' | 'name'>): string => `present.${layer}.${name}`;

@@ -2,8 +2,9 @@
 import {
   headNorms, mergedAttentionLayer, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaWeights, type RopeAngles, type Segmentation,
 } from '../../kernels/index.ts';
+import { at } from '../../kernels/at.ts';
 import type { Recorder, Value } from '../graph/record.ts';
-import type { DecoderCache } from './decoder-cache.ts';
+import type { DecoderCache, LayerCache } from './decoder-cache.ts';
 import type { WeightValues } from './decoder-weights.ts';
 import { mergedTensorName } from './merge-up-projections.ts';
 import { mlaTensorName, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
@@ -40,8 +41,8 @@ function angleSource({ g, positions, positionCount }: DecoderContext): (frequenc
   };
 }
 
-/** Everything a source layer's attention computes on its way. */
-export type SourceAttention = ReturnType<typeof sourceAttentionLayer<Value>>;
+/** Everything a source layer's attention computes on its way, and its new rows by port name. */
+export type SourceAttention = ReturnType<typeof sourceAttentionLayer<Value>> & { readonly outputs: LayerCache['outputs'] };
 
 /** Records the source attention of one layer: normed hidden state -> all of it. */
 export function sourceAttentionParts(context: DecoderContext): (layer: number, x: Value) => SourceAttention {
@@ -50,27 +51,26 @@ export function sourceAttentionParts(context: DecoderContext): (layer: number, x
   return (layer, x) => {
     const names = model.family.layer(layer);
     const rows = cache.layer(layer);
-    const [key, value] = [rows.past({ name: 'key' }), rows.past({ name: 'value' })];
-    return sourceAttentionLayer(
+    const [keys, values] = [rows.past({ name: 'key' }), rows.past({ name: 'value' })];
+    const attention = sourceAttentionLayer(
       g, x,
       { query: weights.linear(names.query), key: weights.linear(names.key), value: weights.linear(names.value), output: weights.linear(names.output) },
       angles(model.frequencies),
-      key === null || value === null ? null : { key, value },
+      keys.map((key, i) => ({ key, value: at(values, i) })),
       segmentation,
       { ...model.config, scale: model.scale },
       headNorms(g, { query: names.queryNorm === null ? null : weights.weight(names.queryNorm), key: names.keyNorm === null ? null : weights.weight(names.keyNorm) }, model.config.normEps),
+      ({ key, value }) => ({ key: rows.keep({ name: 'key' }, key), value: rows.keep({ name: 'value' }, value) }),
     );
+    return { ...attention, outputs: rows.outputs };
   };
 }
 
 export function sourceAttention(context: DecoderContext): LayerAttention {
   const parts = sourceAttentionParts(context);
   return (layer, x) => {
-    const { output, rows } = parts(layer, x);
-    const kept = context.cache.layer(layer);
-    kept.keep({ name: 'key' }, rows.key);
-    kept.keep({ name: 'value' }, rows.value);
-    return { output, rows: kept.outputs };
+    const { output, outputs } = parts(layer, x);
+    return { output, rows: outputs };
   };
 }
 
@@ -99,7 +99,6 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
       );
       return { output, rows: kept.outputs };
     }
-    const pastScale = kept.past({ name: 'key_scale' });
     const { output, rows } = mlaAttentionLayer(
       g, x,
       {
@@ -110,7 +109,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
         ...latentExtras(weights, config, headDim, name),
       },
       rotation,
-      pastScale === null ? null : { keyScale: pastScale },
+      kept.past({ name: 'key_scale' }).map((keyScale) => ({ keyScale })),
       segmentation,
       { heads, kvHeads, ropeWidth: 2 * frequencies.length, nopeWidth, valueWidth: headDim, scale: model.scale },
       form, stores,

@@ -1,17 +1,17 @@
 /** The cached rows of one recording: old ones as attention reads them, new ones as the outputs that the cache takes. */
-import { storedRows, storeRows, widenRows, type RowStore, type StoredRows } from '../../kernels/index.ts';
+import { storedOfEachSequence, storedRows, storeRows, widenRows, type RowStore, type StoredRows } from '../../kernels/index.ts';
 import { productOfDims } from '../graph/dims.ts';
 import type { Recorder, Value } from '../graph/record.ts';
-import { cacheFormats, partsOf, pastPort, presentPort, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
+import { cacheFormats, eachSequence, ofSequence, partsOf, pastPort, presentPort, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
 
 /** Cached rows of one layer, taken part by part. */
 export interface LayerCache {
   /** Rows that attention may read in their own format. */
   store(rows: Pick<CachedRows, 'name'>): RowStore<Value>;
-  /** Old rows in float32; null where nothing is cached. */
-  past(rows: Pick<CachedRows, 'name'>): Value | null;
-  /** Takes new rows. */
-  keep(rows: Pick<CachedRows, 'name'>, values: Value): void;
+  /** Old rows of each sequence in float32; none where nothing is cached. */
+  past(rows: Pick<CachedRows, 'name'>): readonly Value[];
+  /** Takes new rows and gives them back in float32, as they will be read from the cache. */
+  keep(rows: Pick<CachedRows, 'name'>, values: Value): Value;
   /** The new rows taken so far, by port name. */
   readonly outputs: Readonly<Record<string, Value>>;
 }
@@ -26,27 +26,31 @@ export interface DecoderCacheOptions {
    * leave as [1, s, width]: as operators make and take them, so that nothing stands between those and the memory.
    */
   readonly appended?: boolean;
+  /** Sequences of one token each with cached rows of their own (kernels/sequences.ts): new rows leave as [1, n, ...row]. Default: one sequence. */
+  readonly sequences?: number | undefined;
 }
 
 /** Declares the inputs of all rows; with `format` null nothing is cached, and new rows are dropped. */
-export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: CacheFormat | null, { appended = false }: DecoderCacheOptions = {}): DecoderCache {
-  const input = (part: CachePart): Value => {
-    const shape = [1, 'p', ...part.row], port = { name: pastPort(part), dtype: part.dtype };
+export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: CacheFormat | null, { appended = false, sequences }: DecoderCacheOptions = {}): DecoderCache {
+  const input = (part: CachePart, sequence: number | undefined): Value => {
+    const shape = [1, ofSequence('p', sequence), ...part.row], port = { name: pastPort(part, sequence), dtype: part.dtype };
     return appended ? g.reshape(g.input({ ...port, shape: shape.slice(1) }), shape) : g.input({ ...port, shape });
   };
   const output = (values: Value): Value => (appended ? g.reshape(values, [...values.shape.slice(0, 2), productOfDims(values.shape.slice(2))]) : values);
   const key = ({ layer, name }: Pick<CachedRows, 'layer' | 'name'>): string => `${layer}.${name}`;
-  const past = new Map<string, StoredRows<Value>>();
+  const past = new Map<string, readonly StoredRows<Value>[]>();
   for (const some of format === null ? [] : rows) {
     const kind = cacheFormats[format ?? 'f32'][some.name];
-    const [first, step] = partsOf(some, format ?? 'f32').map(input);
-    if (first === undefined) continue;
-    past.set(key(some), (kind === 'int8' || kind === 'int4') && step !== undefined ? { format: kind, bytes: first, step } : { format: kind === 'float16' ? kind : 'float32', values: first });
+    past.set(key(some), eachSequence(sequences).map((sequence) => {
+      const [first, step] = partsOf(some, format ?? 'f32').map((part) => input(part, sequence));
+      if (first === undefined) throw new RangeError(`decoderCache: rows ${some.name} of layer ${some.layer} must have a part, got none`);
+      return (kind === 'int8' || kind === 'int4') && step !== undefined ? { format: kind, bytes: first, step } : { format: kind === 'float16' ? kind : 'float32', values: first };
+    }));
   }
   return {
     layer(layer) {
       const outputs: Record<string, Value> = {};
-      const old = (name: CachedRows['name']): StoredRows<Value> | null => past.get(key({ layer, name })) ?? null;
+      const old = (name: CachedRows['name']): readonly StoredRows<Value>[] => past.get(key({ layer, name })) ?? [];
       const take = (name: CachedRows['name'], values: Value): StoredRows<Value> => {
         if (format === null) return { format: 'float32', values };
         const stored = storeRows(g, values, cacheFormats[format][name]);
@@ -56,15 +60,12 @@ export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: C
       };
       return {
         outputs,
-        past({ name }) {
-          const stored = old(name);
-          return stored === null ? null : widenRows(g, stored);
-        },
-        keep: ({ name }, values) => { take(name, values); },
-        store({ name }) {
-          const stored = old(name);
-          return { past: stored === null ? null : storedRows(g, stored), keep: (values) => storedRows(g, take(name, values)) };
-        },
+        past: ({ name }) => old(name).map((stored) => widenRows(g, stored)),
+        keep: ({ name }, values) => widenRows(g, take(name, values)),
+        store: ({ name }) => ({
+          past: old(name).map((stored) => storedRows(g, stored)),
+          keep: (values) => storedOfEachSequence(g, take(name, values), sequences ?? 1).map((stored) => storedRows(g, stored)),
+        }),
       };
     },
   };

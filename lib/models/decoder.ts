@@ -4,13 +4,14 @@
  * Inputs: ids int64 [1, s]; positions int64 [s]; past_positions int64 [p] where a mask needs them; targets int64 [1, s]
  * for `nll`; past.N.PART float32 [1, p, ...row] per cached part. Outputs: logits [1, s, vocab] (`logits`) or of the
  * last token only [1, 1, vocab] (`last`), or nll [1, s, 1] in nats (`nll`); present.N.PART [1, s, ...row], the new rows.
+ * With `sequences` the s tokens are one of each sequence, and inputs past.N.PART.Q and past_positions.Q those of sequence Q.
  */
 import { decoderLayer, embedding, logits, negativeLogLikelihood, rmsNorm, type LatentForm, type Segmentation } from '../../kernels/index.ts';
 import { at } from '../../kernels/at.ts';
 import { subDims } from '../graph/dims.ts';
 import { recorder, type Recorder, type Value } from '../graph/record.ts';
 import type { Constant, Dim, Subgraph } from '../graph/subgraph.ts';
-import { cacheLayout, latentCachedRows, sourceCachedRows, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
+import { cacheLayout, eachSequence, latentCachedRows, ofSequence, sourceCachedRows, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
 import { latentAttention, sourceAttention, type DecoderContext } from './decoder-attention.ts';
 import { decoderCache } from './decoder-cache.ts';
 import { layerBody, weightValues } from './decoder-weights.ts';
@@ -28,6 +29,8 @@ export interface DecoderOptions {
   readonly output: DecoderOutput;
   /** Tokens per run: the symbol `s`, or a number. One token needs no mask and fewer nodes. Default 's'. */
   readonly tokens?: number;
+  /** The tokens belong to so many sequences, one each, in the split form. Default: all to one. */
+  readonly sequences?: number;
   /** How rows lie in the cache. Default 'f32'. */
   readonly cache?: CacheFormat;
   /** Longest position plus one; sizes the tables of angles. */
@@ -44,19 +47,22 @@ export const cacheLayoutOf = (model: Pick<Model, 'config' | 'mla'>, format: Cach
 /** Records the decoder. `constants` come from loadDecoderWeights. Errors: a form the model cannot take. */
 export function buildDecoder(model: Model, constants: ReadonlyMap<string, Constant>, options: DecoderOptions): Subgraph {
   const { config, family } = model;
-  const { form, join, output, tokens = 's', appended = false } = options;
+  const { form, join, output, sequences, tokens = sequences ?? 's', appended = false } = options;
   if (!formsOf(model).includes(form)) throw new RangeError(`buildDecoder: form must be one of ${formsOf(model)} for ${model.path}, got ${form}`);
+  if (sequences !== undefined && (join || appended || tokens !== sequences || output === 'last')) {
+    throw new RangeError(`buildDecoder: several sequences take the split form, one token each, and output logits or nll, got ${JSON.stringify({ sequences, tokens, join, appended, output })}`);
+  }
   const g = recorder(`${config.modelType}-${form}-${appended ? 'appended' : join ? 'joined' : 'split'}-${output}`);
   const ids = g.input({ name: 'ids', dtype: 'int64', shape: [1, tokens] });
   const positions = g.input({ name: 'positions', dtype: 'int64', shape: [tokens] });
   const needsMask = join || config.window !== null || (appended && tokens !== 1);
-  const pastPositions = needsMask ? g.input({ name: 'past_positions', dtype: 'int64', shape: ['p'] }) : null;
+  const pastPositions = needsMask ? eachSequence(sequences).map((q) => g.input({ name: ofSequence('past_positions', q), dtype: 'int64', shape: [ofSequence('p', q)] })) : null;
   const targets = output === 'nll' ? g.input({ name: 'targets', dtype: 'int64', shape: [1, tokens] }) : null;
   const weights = weightValues(g, constants);
   const context: DecoderContext = {
     g, model, weights, positions, positionCount: options.positions,
-    cache: decoderCache(g, cachedRowsOf(model), options.cache ?? 'f32', { appended }),
-    segmentation: appended ? appendedMask(g, positions, pastPositions, config.window) : decoderMasks(g, positions, pastPositions, join, config.window),
+    cache: decoderCache(g, cachedRowsOf(model), options.cache ?? 'f32', { appended, sequences }),
+    segmentation: appended ? appendedMask(g, positions, pastPositions?.[0] ?? null, config.window) : decoderMasks(g, positions, pastPositions, join, config.window, sequences ?? 1),
   };
   const { hidden, rows } = recordLayers(context, embedding(g, ids, weights.weight(family.embedding)), form);
   const normed = rmsNorm(g, output === 'last' ? lastToken(g, hidden, tokens) : hidden, weights.weight(family.finalNorm), config.normEps);
@@ -95,13 +101,18 @@ export function recordLayers(context: DecoderContext, embedded: Value, form: Dec
 /** [1, s, d] -> [1, 1, d]. */
 const lastToken = (g: Recorder, hidden: Value, tokens: Dim): Value => (tokens === 1 ? hidden : at(g.split(hidden, 1, [subDims(tokens, 1), 1]), 1));
 
-function decoderMasks(g: Recorder, positions: Value, pastPositions: Value | null, join: boolean, window: number | null): Segmentation<Value> {
-  if (join && pastPositions !== null) {
-    return { join, masks: [g.causalMask(positions, g.concat(0, [pastPositions, positions]), window)] };
+function decoderMasks(g: Recorder, positions: Value, pastPositions: readonly Value[] | null, join: boolean, window: number | null, sequences: number): Segmentation<Value> {
+  const past = pastPositions?.[0];
+  if (join && past !== undefined) {
+    return { join, masks: [g.causalMask(positions, g.concat(0, [past, positions]), window)] };
   }
   // Without a window every cached row is visible, and a token always sees itself: no mask is spent on either.
+  if (sequences > 1) {
+    const own = pastPositions === null ? [] : g.split(positions, 0, pastPositions.map(() => 1));
+    return { join, masks: Array.from({ length: sequences }, (_, q) => (pastPositions === null ? null : g.causalMask(at(own, q), at(pastPositions, q), window))).flatMap((mask) => [mask, null]) };
+  }
   const current = at(positions.shape, 0) === 1 ? null : g.causalMask(positions, positions, window);
-  return { join, masks: [pastPositions === null ? null : g.causalMask(positions, pastPositions, window), current] };
+  return { join, masks: [past === undefined ? null : g.causalMask(positions, past, window), current] };
 }
 
 /** One segment that ends with the current tokens; `keyPositions` are those of all its rows. One token sees all without a window. */

@@ -11,8 +11,8 @@ export interface Cache {
   readonly bytes: number;
   /** `bytes` over `capacity`: counted on the buffers, not computed from a formula. */
   readonly bytesPerToken: number;
-  /** The past.N.PART feeds: views of the filled rows, no copies. */
-  feeds(): Record<string, HostTensor>;
+  /** The past.N.PART feeds: views of the filled rows, no copies. For a step of several sequences those of one of them. */
+  feeds(sequence?: number): Record<string, HostTensor>;
   /** Takes the present.N.PART outputs of a run over `tokens` tokens. */
   append(outputs: Readonly<Record<string, HostTensor>>, tokens: number): void;
   /**
@@ -92,7 +92,7 @@ export function createCache(layout: readonly CachePart[], capacity: number): Cac
     capacity,
     bytes,
     bytesPerToken: bytes / capacity,
-    feeds: () => Object.fromEntries(parts.map(({ part, rows }): [string, HostTensor] => [pastPort(part), rows.view(0, length, [1, length, ...part.row])])),
+    feeds: (sequence) => Object.fromEntries(parts.map(({ part, rows }): [string, HostTensor] => [pastPort(part, sequence), rows.view(0, length, [1, length, ...part.row])])),
     appending(tokens) {
       checkRoom('appending', tokens);
       const feeds: Record<string, HostTensor> = {}, fetches: Record<string, HostTensor> = {};

@@ -32,6 +32,10 @@ export interface DecodeGraph {
 export interface DecoderGraphs {
   prefill(form: DecoderForm, output: DecoderOutput): Promise<Runtime>;
   decode(form: DecoderForm): Promise<DecodeGraph>;
+  /** A few tokens of one sequence against the cache as it lies, with the logits of each. */
+  score(form: DecoderForm): Promise<Runtime>;
+  /** One token of each of `sequences` sequences. */
+  batch(form: DecoderForm, sequences: number): Promise<Runtime>;
 }
 
 /** 4 bytes a weight as a checkpoint has them; passes are taken to quantise to about one. */
@@ -50,13 +54,18 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
     const merged = absorptions(model.config, model.mla, bytesPerWeight(passes), options.absorption).flatMap(({ chosen }, layer) => (chosen === 'merged' ? [layer] : []));
     return merged.length === 0 ? loaded : withGemm((gemm) => mergeUpProjections(model, loaded, merged, gemm));
   };
+  const allPasses = [...passes, ...options.decodePasses];
+  const split = async (form: DecoderForm, how: Pick<DecoderOptions, 'sequences'>): Promise<Runtime> =>
+    openRuntime(runPasses(buildDecoder(model, await decodeWeights(form), { form, join: false, output: 'logits', cache, positions, ...how }), allPasses), runtimeOptions);
   return {
+    score: (form) => split(form, {}),
+    batch: (form, sequences) => split(form, { sequences }),
     prefill: async (form, output) => openRuntime(runPasses(buildDecoder(model, await weights(), { form, join: true, output, cache, positions }), passes), runtimeOptions),
     async decode(form) {
       const constants = await decodeWeights(form), layout = cacheLayoutOf(model, cache);
       const build = (appended: boolean) => {
         const one: DecoderOptions = { form, join: false, appended, output: 'last', cache, positions, tokens: 1 };
-        return runPasses(buildDecoder(model, constants, one), [...passes, ...options.decodePasses]);
+        return runPasses(buildDecoder(model, constants, one), allPasses);
       };
       const appending = options.appendInPlace ? build(true) : null;
       if (appending !== null && appendsAreOrdered(appending, layout.map((part) => ({ input: pastPort(part), output: presentPort(part) })))) {

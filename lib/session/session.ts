@@ -7,8 +7,11 @@ import type { CacheFormat } from '../models/cache-layout.ts';
 import type { Model } from '../models/model.ts';
 import { decodePasses } from '../passes/decode-passes.ts';
 import type { Pass } from '../passes/pass.ts';
+import { batchStep } from './batch-step.ts';
 import { createCache, type Cache } from './cache.ts';
 import { decoderGraphs, type DecodeGraph } from './decoder-graphs.ts';
+import { floatOutput } from './float-output.ts';
+import { graphShelf } from './graph-shelf.ts';
 import { tokenFeeds } from './token-feeds.ts';
 
 export interface SessionOptions {
@@ -47,6 +50,17 @@ export interface Session {
   prefill(cache: Cache, ids: readonly number[], onProgress?: (done: number) => void): Promise<Float32Array>;
   /** Runs one token through the decode graph: the logits that follow it: [vocab]. */
   step(cache: Cache, id: number): Promise<Float32Array>;
+  /**
+   * Runs one token of each of several sequences in one run, so that weights are read once: ids[q] behind caches[q], of
+   * whatever length. Logits [ids.length, vocab]. Every number of sequences has a graph of its own, opened when first needed,
+   * with its own copy of the weights in memory.
+   */
+  stepBatch(caches: readonly Cache[], ids: readonly number[]): Promise<HostTensor<'float32'>>;
+  /**
+   * Logits of every one of a few `ids` in one run of the decode form: [ids.length, vocab]. Their rows are appended:
+   * `cache.truncate` takes back those that are rejected (speculative decoding). Behind an empty cache the same as `logits`.
+   */
+  score(cache: Cache, ids: readonly number[]): Promise<HostTensor<'float32'>>;
   /** Logits of every one of `ids`, through the prefill graph: [ids.length, vocab]. */
   logits(cache: Cache, ids: readonly number[]): Promise<HostTensor<'float32'>>;
   /** Nats of each of ids[1..] given those before it: ids.length - 1 numbers. Needs no decode graph. */
@@ -54,11 +68,6 @@ export interface Session {
   /** Opens the graphs of prefill and decode, which otherwise happens at first use: timings after it show the work alone. */
   open(): Promise<void>;
   close(): Promise<void>;
-}
-
-function floats(tensor: HostTensor | undefined, name: string): Float32Array {
-  if (tensor?.dtype !== 'float32') throw new TypeError(`openSession: output ${name} must be float32, got ${tensor?.dtype}`);
-  return tensor.data;
 }
 
 /**
@@ -73,24 +82,26 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   for (const form of [forms.prefill, forms.decode]) {
     if (!valid.includes(form)) throw new RangeError(`openSession: form must be one of ${valid} for ${model.path}, got ${form}`);
   }
+  const { vocab } = model.config;
   const cacheFormat = options.cache ?? 'f32';
   const layout = cacheLayoutOf(model, cacheFormat);
   const graphs = decoderGraphs(model, {
     threads: options.threads, cache: cacheFormat, positions: contextLength, passes: options.passes ?? [],
     decodePasses: options.decodePasses ?? decodePasses, absorption: options.absorption ?? 'auto', appendInPlace: options.appendInPlace ?? true,
   });
-  const prefillGraphs = new Map<DecoderOutput, Promise<Runtime>>();
-  const prefillGraph = (output: DecoderOutput): Promise<Runtime> => {
-    const open = prefillGraphs.get(output) ?? graphs.prefill(forms.prefill, output);
-    prefillGraphs.set(output, open);
-    return open;
-  };
+  const shelf = graphShelf();
+  const prefillGraph = (output: DecoderOutput): Promise<Runtime> => shelf.take(`prefill ${output}`, () => graphs.prefill(forms.prefill, output));
   let decoding: Promise<DecodeGraph> | null = null;
   const decodeGraph = (): Promise<DecodeGraph> => (decoding ??= graphs.decode(forms.decode));
 
   const checkIds = (ids: readonly number[]): void => {
-    const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= model.config.vocab);
-    if (bad !== undefined) throw new RangeError(`openSession: token ids must be 0..${model.config.vocab - 1}, got ${bad}`);
+    const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocab);
+    if (bad !== undefined) throw new RangeError(`openSession: token ids must be 0..${vocab - 1}, got ${bad}`);
+  };
+
+  const roomOf = (cache: Cache): number => Math.min(contextLength, cache.capacity);
+  const checkRoom = (caller: string, cache: Cache): void => {
+    if (cache.length + 1 > roomOf(cache)) throw new RangeError(`${caller}: the context of ${roomOf(cache)} tokens is full`);
   };
 
   /** One run of one graph over `ids`; the new rows go into the cache. */
@@ -115,12 +126,27 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
     graph: Runtime, cache: Cache, ids: readonly number[], targets: readonly number[] | undefined, take: (outputs: Record<string, HostTensor>, start: number) => void,
   ): Promise<void> => {
     checkIds(ids);
-    if (cache.length + ids.length > Math.min(contextLength, cache.capacity)) {
-      throw new RangeError(`openSession: prompt must fit the context of ${Math.min(contextLength, cache.capacity)} tokens, got ${cache.length} cached and ${ids.length} new`);
+    if (cache.length + ids.length > roomOf(cache)) {
+      throw new RangeError(`openSession: prompt must fit the context of ${roomOf(cache)} tokens, got ${cache.length} cached and ${ids.length} new`);
     }
     for (let start = 0; start < ids.length; start += chunkTokens) {
       take(await run(graph, cache, ids.slice(start, start + chunkTokens), targets?.slice(start, start + chunkTokens)), start);
     }
+  };
+
+  const step = async (cache: Cache, id: number): Promise<Float32Array> => {
+    checkIds([id]);
+    checkRoom('Session.step', cache);
+    const { graph, appends } = await decodeGraph();
+    // onnxruntime 1.29 divides by zero in its fused product over no cached rows: there the first token takes the prefill graph.
+    const outputs = appends ? await runAppending(graph, cache, id) : await run(cache.length === 0 ? await prefillGraph('last') : graph, cache, [id]);
+    return floatOutput(outputs, 'logits');
+  };
+
+  const everyLogits = async (graph: Runtime, cache: Cache, ids: readonly number[]): Promise<HostTensor<'float32'>> => {
+    const data = new Float32Array(ids.length * vocab);
+    await chunked(graph, cache, ids, undefined, (outputs, start) => data.set(floatOutput(outputs, 'logits'), start * vocab));
+    return { dtype: 'float32', shape: [ids.length, vocab], data };
   };
 
   return {
@@ -131,31 +157,35 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
       if (ids.length === 0) throw new RangeError('Session.prefill: a prompt must have at least one token, got none');
       let last = new Float32Array(0);
       await chunked(await prefillGraph('last'), cache, ids, undefined, (outputs, start) => {
-        last = Float32Array.from(floats(outputs.logits, 'logits'));
+        last = Float32Array.from(floatOutput(outputs, 'logits'));
         onProgress?.(Math.min(start + chunkTokens, ids.length));
       });
       return last;
     },
-    async step(cache, id) {
-      checkIds([id]);
-      if (cache.length + 1 > Math.min(contextLength, cache.capacity)) throw new RangeError(`Session.step: the context of ${Math.min(contextLength, cache.capacity)} tokens is full`);
-      const { graph, appends } = await decodeGraph();
-      // onnxruntime 1.29 divides by zero in its fused product over no cached rows: there the first token takes the prefill graph.
-      const outputs = appends ? await runAppending(graph, cache, id) : await run(cache.length === 0 ? await prefillGraph('last') : graph, cache, [id]);
-      return floats(outputs.logits, 'logits');
+    step,
+    async stepBatch(caches, ids) {
+      checkIds(ids);
+      const distinct = new Set(caches).size;
+      if (caches.length !== ids.length || distinct !== ids.length || distinct === 0) {
+        throw new RangeError(`Session.stepBatch: every token must have a cache of its own, got ${ids.length} tokens and ${distinct} caches`);
+      }
+      for (const [q, cache] of caches.entries()) checkRoom(`Session.stepBatch: sequence ${q}`, cache);
+      return batchStep(caches, ids, vocab, {
+        alone: step,
+        together(sequences) {
+          signal?.throwIfAborted();
+          return shelf.take(`batch ${sequences}`, () => graphs.batch(forms.decode, sequences));
+        },
+      });
     },
-    async logits(cache, ids) {
-      const { vocab } = model.config;
-      const data = new Float32Array(ids.length * vocab);
-      await chunked(await prefillGraph('logits'), cache, ids, undefined, (outputs, start) => data.set(floats(outputs.logits, 'logits'), start * vocab));
-      return { dtype: 'float32', shape: [ids.length, vocab], data };
-    },
+    score: async (cache, ids) => everyLogits(cache.length === 0 ? await prefillGraph('logits') : await shelf.take('score', () => graphs.score(forms.decode)), cache, ids),
+    logits: async (cache, ids) => everyLogits(await prefillGraph('logits'), cache, ids),
     async nll(ids) {
       if (ids.length < 2) throw new RangeError(`Session.nll: needs at least 2 tokens, got ${ids.length}`);
       checkIds(ids);
       const nats = new Float64Array(ids.length - 1);
       const cache = createCache(layout, ids.length - 1);
-      await chunked(await prefillGraph('nll'), cache, ids.slice(0, -1), ids.slice(1), (outputs, start) => nats.set(floats(outputs.nll, 'nll'), start));
+      await chunked(await prefillGraph('nll'), cache, ids.slice(0, -1), ids.slice(1), (outputs, start) => nats.set(floatOutput(outputs, 'nll'), start));
       return nats;
     },
     async open() {
@@ -163,11 +193,10 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
       await decodeGraph();
     },
     async close() {
-      // A graph that failed to open has told its caller so already.
-      const opened = [...prefillGraphs.values(), ...(decoding === null ? [] : [decoding.then(({ graph }) => graph)])];
-      prefillGraphs.clear();
+      const decoded = decoding;
       decoding = null;
-      for (const open of opened) await open.then((graph) => graph.release(), () => undefined);
+      await decoded?.then(({ graph }) => graph.release(), () => undefined);
+      await shelf.close();
     },
   };
 }

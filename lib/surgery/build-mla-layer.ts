@@ -122,7 +122,7 @@ export function recordMlaLayer(
       headNorm: headNormValues(g, headNorm),
     },
     ropeWidth === 0 ? null : recordAngles(g, frequencies, positions, maxPositions),
-    past, segmentation, { heads, kvHeads, ropeWidth, nopeWidth, valueWidth, scale }, form,
+    past === null ? [] : [past], segmentation, { heads, kvHeads, ropeWidth, nopeWidth, valueWidth, scale }, form,
   );
 }
 
