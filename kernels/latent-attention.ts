@@ -42,6 +42,12 @@ function withKeyScale<V>(g: Emit<V>, scores: V, { keyScale = null }: LatentSegme
   return g.mul(scores, g.reshape(g.einsum('btg->bgt', keyScale), [b ?? 1, groups ?? 1, 1, 1, t ?? 1]));
 }
 
+/** Rebuilt keys [b, t, g, n] with the shared rope key [b, t, m] behind those of every KV head: [b, t, g, n + m]. */
+function wholeKey<V>(g: Emit<V>, key: V, rope: V): V {
+  const [b, t, heads] = [at(g.shape(key), 0), at(g.shape(key), 1), at(g.shape(key), 2)], m = at(g.shape(rope), 2);
+  return g.concat(3, [key, g.expand(g.reshape(rope, [b, t, 1, m]), [b, t, heads, m])]);
+}
+
 const scaled = <V>(g: Emit<V>, query: V | null, scale: number): V | null => (query === null ? null : g.scale(query, scale));
 
 /**
@@ -54,11 +60,13 @@ export function expandedAttention<V>(
   const { groups = 1 } = up;
   const nope = scaled(g, query.nope, scale);
   const rope = scaled(g, query.rope, scale);
+  const whole = nope === null || rope === null ? null : g.concat(4, [nope, rope]); // [b, s, g, r, n + m]
   const scores = segments.map((segment) => {
-    const terms = ropeScores(rope, segment);
-    if (nope === null || up.key === null) return sumOver(g, terms);
+    if (nope === null || up.key === null) return sumOver(g, ropeScores(rope, segment));
     const key = expandLatent(g, segment.latent.widen(), up.key, groups);
-    return sumOver(g, [withKeyScale(g, g.einsum('bsgrn,btgn->bgrst', nope, key), segment), ...terms]);
+    // One product and no sum of two score matrices, which are the largest tensors here.
+    if (whole !== null && segment.ropeKey !== null && (segment.keyScale ?? null) === null) return g.einsum('bsgrn,btgn->bgrst', whole, wholeKey(g, key, segment.ropeKey.widen()));
+    return sumOver(g, [withKeyScale(g, g.einsum('bsgrn,btgn->bgrst', nope, key), segment), ...ropeScores(rope, segment)]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
   return sumOver(g, weights.map((weight, i) => {

@@ -4,9 +4,16 @@ import { join } from 'node:path';
 import t from 'tap';
 import { convert } from '../lib/convert.ts';
 import type { Subgraph } from '../lib/graph/subgraph.ts';
+import { runSubgraph } from '../lib/graph/run.ts';
+import { absorptions, layerAbsorption } from '../lib/models/absorption.ts';
+import { buildDecoder, cacheLayoutOf } from '../lib/models/decoder.ts';
+import { loadDecoderWeights } from '../lib/models/decoder-weights.ts';
+import { levelRopeKeys } from '../lib/models/level-rope-keys.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
 import { decodePasses as fast } from '../lib/passes/decode-passes.ts';
+import { createCache } from '../lib/session/cache.ts';
 import { openSession, type Session, type SessionOptions } from '../lib/session/session.ts';
+import { tokenFeeds } from '../lib/session/token-feeds.ts';
 import { difference } from './support/readings.ts';
 import { llamaZoo, readGolden, withDirectory, zooPath } from './support/tiny.ts';
 
@@ -91,6 +98,45 @@ for (const name of llamaZoo) {
     });
   });
 }
+
+t.test('rope keys of even size: the same scores', async (t) => {
+  for (const name of ['llama-gqa-tied', 'llama-bias']) {
+    await withDirectory(async (directory) => {
+      const { ids: [ids = []] } = await readGolden(name);
+      for (const plan of ['uniform', 'high'] as const) {
+        const out = join(directory, plan);
+        await convert(await openModel(zooPath(name)), out, { plan, factor: 'joint', budget: { pairs: 2, rank: 9 } });
+        const model = await openModel(out), constants = await loadDecoderWeights(model), levelled = levelRopeKeys(model, constants);
+        const logits = async (weights: typeof constants): Promise<ArrayLike<number>> => {
+          const graph = buildDecoder(model, weights, { form: 'expanded', join: true, output: 'logits', positions: ids.length });
+          const feeds = { ...tokenFeeds({ inputs: graph.inputs.map((port) => port.name) }, ids, 0, 0), ...createCache(cacheLayoutOf(model), 1).feeds() };
+          const { logits: made } = await runSubgraph(graph, feeds, { threads: 1 });
+          return made?.dtype === 'float32' ? made.data : [];
+        };
+        t.ok(worst(await logits(constants), await logits(levelled)) < goldenTolerance, `${name} ${plan}`);
+        const key = levelled.get('model.layers.1.self_attn.k_rope_proj.weight');
+        const rows = key !== undefined && 'data' in key && key.dtype === 'float32' ? key.data : new Float32Array(0), components = model.mla?.layers[1]?.frequencies.length ?? NaN;
+        const sizes = Array.from({ length: components }, (_, i) => rows.reduce((sum, value, at) => sum + (Math.floor(at / model.config.hidden) % components === i ? value ** 2 : 0), 0));
+        t.ok(sizes.every((size) => Math.abs(size - 1) < 1e-5), 'every component has the norm 1');
+        await withSession(model, { cache: 'int8' }, async (session) => {
+          const gap = difference(await logits(constants), await oneByOne(session, ids));
+          t.ok(gap < 0.05, `an int8 cache, token by token: ${gap}`);
+        });
+      }
+    });
+  }
+});
+
+t.test('the cost rule of up-projections', async (t) => {
+  const { config } = await openModel(zooPath('llama-mha')), shape = { ...config, heads: 9, kvHeads: 3, headDim: 64, hidden: 576 };
+  const layer = { rank: 96, nopeWidth: 56, frequencies: Array<number>(12).fill(1) };
+  const wide = layerAbsorption(shape, layer, 4), shared = 10 * 24 * 576 + 96 * 576;
+  t.same(wide, { chosen: 'separate', separate: { weights: shared + 9 * (56 + 64) * 576 + 3 * (56 + 64) * 96, extraNodes: 4 }, merged: { weights: shared + 18 * 96 * 576, extraNodes: 0 } });
+  t.equal(layerAbsorption(shape, layer, 1).chosen, 'merged', 'with a byte a weight, operators count more');
+  t.equal(layerAbsorption(shape, { ...layer, rank: 24 }, 4).chosen, 'merged', 'at a low rank merging saves weights');
+  t.equal(layerAbsorption(shape, { ...layer, latentNormEps: 1e-5 }, 1).merged, null, 'a norm stands between');
+  t.same(absorptions(shape, { layers: [layer, { ...layer, latentGroups: 3 }] }, 4, 'merged').map(({ chosen }) => chosen), ['merged', 'separate'], 'where it can be, a choice is taken over');
+});
 
 t.test('a window shorter than the text is honoured', async (t) => {
   const model = await openModel(zooPath('mistral-window'));

@@ -1,3 +1,5 @@
+import type { ModelConfig } from '../checkpoint/config.ts';
+import { absorptions, type LayerAbsorption } from '../models/absorption.ts';
 import { cacheLayoutOf } from '../models/decoder.ts';
 import type { MlaConfig } from '../models/mla-config.ts';
 import type { Model } from '../models/model.ts';
@@ -13,6 +15,21 @@ function mlaSummary({ version, scale, plan, factor, source, layers }: MlaConfig)
   return {
     version, scale, plan, factor, source,
     layers: layers.map(({ rank, frequencies, nopeWidth }) => ({ rank, components: frequencies.length, nopeWidth })),
+  };
+}
+
+/** How layers decode by the cost rule (models/absorption.ts), in how many layers, and what each way reads of their weights for a token. */
+function absorptionSummary(config: ModelConfig, mla: MlaConfig): Record<string, unknown> {
+  const chosen = (bytesPerWeight: number): Record<string, number> => {
+    const counts: Record<string, number> = {};
+    for (const layer of absorptions(config, mla, bytesPerWeight)) counts[layer.chosen] = (counts[layer.chosen] ?? 0) + 1;
+    return counts;
+  };
+  const layers = absorptions(config, mla, 1);
+  const weights = (of: (layer: LayerAbsorption) => number): number => layers.reduce((sum, layer) => sum + of(layer), 0);
+  return {
+    float32: chosen(4), quantised: chosen(1),
+    weightsPerToken: { separate: weights(({ separate }) => separate.weights), merged: layers.some(({ merged }) => merged === null) ? null : weights(({ merged }) => merged?.weights ?? 0) },
   };
 }
 
@@ -39,6 +56,7 @@ export function describeModel(model: Model): Record<string, unknown> {
     ropePairsPerHead: config.headDim / 2,
     tied: config.tieEmbeddings,
     converted: mla === null ? null : mlaSummary(mla),
+    absorption: mla === null ? null : absorptionSummary(config, mla),
     released: model.released,
     format: checkpoint.format,
     weightBytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0),

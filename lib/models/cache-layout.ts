@@ -48,8 +48,11 @@ export type CacheFormat = keyof typeof cacheFormats;
 
 export const isCacheFormat = (name: string): name is CacheFormat => Object.hasOwn(cacheFormats, name);
 
-/** Whether latents are to be rotated (rotate-latent.ts) before their rows are stored: with 4 bits a row's spread must be even. */
-export const rotatesLatent = (format: CacheFormat): boolean => cacheFormats[format].latent === 'int4';
+/**
+ * Whether rows are rounded to codes with one step for all their elements, which should then be of even size: rope keys are
+ * levelled (level-rope-keys.ts) and latents rotated (rotate-latent.ts) before they are stored.
+ */
+export const hasSteps = (format: CacheFormat): boolean => format === 'int8' || format === 'int4';
 
 /** The arrays that hold some rows: the rows, and for quantised ones a step per token. */
 export function partsOf({ layer, name, row }: CachedRows, format: CacheFormat): readonly [rows: CachePart] | readonly [bytes: CachePart, step: CachePart] {

@@ -14,7 +14,7 @@ export async function randomRotation(size: number, seed: number, gemm: Gemm): Pr
 
 /**
  * The same model with every latent rotated: down' = Q down, up' = up Q^T. No output changes, but the energy of a row is
- * spread evenly over its channels, which is what a 4-bit row with one step per token needs.
+ * spread evenly over its channels, which is what a row of 8 or 4 bits with one step per token needs.
  * Layers with a norm on the latent are left alone: there the channels' own scales matter.
  * Source: Ashkboos et al. 2024 (QuaRot), with a random rotation instead of Hadamard's, so that any rank will do.
  */

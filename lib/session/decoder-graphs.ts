@@ -3,9 +3,10 @@ import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime
 import type { Constant } from '../graph/subgraph.ts';
 import { withGemm } from '../linalg/onnx-gemm.ts';
 import { absorptions, type Absorption } from '../models/absorption.ts';
-import { pastPort, presentPort, rotatesLatent, type CacheFormat } from '../models/cache-layout.ts';
+import { hasSteps, pastPort, presentPort, type CacheFormat } from '../models/cache-layout.ts';
 import { buildDecoder, cacheLayoutOf, type DecoderForm, type DecoderOptions, type DecoderOutput } from '../models/decoder.ts';
 import { loadDecoderWeights } from '../models/decoder-weights.ts';
+import { levelRopeKeys } from '../models/level-rope-keys.ts';
 import { mergeUpProjections } from '../models/merge-up-projections.ts';
 import type { Model } from '../models/model.ts';
 import { rotateLatents } from '../models/rotate-latent.ts';
@@ -46,7 +47,7 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
   const runtimeOptions: RuntimeOptions = options.threads === undefined ? {} : { threads: options.threads };
   const weights = async (): Promise<ReadonlyMap<string, Constant>> => {
     const loaded = await loadDecoderWeights(model);
-    return rotatesLatent(cache) ? withGemm((gemm) => rotateLatents(model, loaded, { gemm })) : loaded;
+    return hasSteps(cache) ? withGemm((gemm) => rotateLatents(model, levelRopeKeys(model, loaded), { gemm })) : loaded;
   };
   const decodeWeights = async (form: DecoderForm): Promise<ReadonlyMap<string, Constant>> => {
     const loaded = await weights();
