@@ -20,6 +20,7 @@ import { heal } from '../lib/train/heal.ts';
 import { initialWeights } from '../lib/train/initialise.ts';
 import { loadWeights, losses } from '../lib/train/objective.ts';
 import { optimiserKernel } from '../lib/train/optimiser-kernel.ts';
+import { rememberStates } from '../lib/train/remembered-states.ts';
 import { learningRateFactor, schedules } from '../lib/train/schedule.ts';
 import { openSequences } from '../lib/train/sequences.ts';
 import { openTokenSource, type TokenSource, type TokenSourceOptions } from '../lib/train/token-source.ts';
@@ -333,6 +334,20 @@ t.test('convert and heal: the loss falls, absorbed equals expanded; stopped and 
   await t.rejects(heal(model, model, join(scratch, 'h'), request.heal), /heal: the model must be a converted one/);
   const other = await openModel(fileURLToPath(new URL('data/zoo/llama-mha', import.meta.url)));
   await t.rejects(heal(other, await openModel(whole), join(scratch, 'h'), request.heal), /heal: the source must be llama-gqa-tied, which .* was converted from, got .*llama-mha/);
+});
+
+t.test('a teacher sees a text once: its states are kept, up to so many bytes', async (t) => {
+  let runs = 0;
+  const remembered = rememberStates(async (ids) => {
+    runs++;
+    return { dtype: 'float32', shape: [2], data: Float32Array.from(ids.data, Number) };
+  }, 16);
+  const [a, b, c] = [integers([1, 2], [1, 2]), integers([3, 4], [1, 2]), integers([5, 6], [1, 2])];
+  for (const ids of [a, b, a, integers([1, 2], [1, 2]), b]) t.same([...(await remembered(ids)).data], Array.from(ids.data, Number));
+  t.equal(runs, 2);
+  await remembered(c);
+  await remembered(c);
+  t.equal(runs, 4, 'no room for a third');
 });
 
 t.test('convert --heal on the command line', async (t) => {
