@@ -58,6 +58,8 @@ export { cacheFormats } from './models/cache-layout.ts';
 export type { CachedRows, CacheFormat } from './models/cache-layout.ts';
 export { finishGeneration, generate } from './session/generate.ts';
 export type { FinishReason, GeneratedToken, GenerateOptions, GenerationResult } from './session/generate.ts';
+export { loadPrompt, savePrompt } from './session/prompt-cache.ts';
+export type { SavedPrompt } from './session/prompt-cache.ts';
 export { sampleToken, samplingCandidates } from './session/sampler.ts';
 export type { Candidates, SamplingOptions } from './session/sampler.ts';
 export { perplexity } from './session/perplexity.ts';

@@ -162,6 +162,14 @@ t.test('generate: prompts', async (t) => {
   t.match(await json('generate', model, '--prompt', 'ab', '--prompt-tokens', '13', '--max-tokens', '2'), { promptTokens: 13 }, 'a short prompt is repeated');
   // <s>user:Hi</s><s>: 3 special tokens and 7 characters
   t.match(await json('generate', model, '--prompt', 'Hi', '--chat', '--max-tokens', '2'), { promptTokens: 10 });
+  const saved = join(work, 'prompt.safetensors'), goOn = (prompt: string) => json('generate', model, '--prompt', prompt, '--max-tokens', '3', '--prompt-cache', saved);
+  t.match(await goOn('To be'), { promptTokens: 5, promptTokensFromCache: 0 }, 'the first time the prompt is written');
+  const behind = await goOn('To be, or');
+  t.match(behind, { promptTokens: 9, promptTokensFromCache: 5 });
+  t.same(behind.ids, (await json('generate', model, '--prompt', 'To be, or', '--max-tokens', '3')).ids);
+  t.match(await goOn('To be'), { promptTokens: 5, promptTokensFromCache: 4 }, 'the last token always runs');
+  t.match([await goOn('Two'), await goOn('Two')], [{ promptTokensFromCache: 0 }, { promptTokensFromCache: 2 }], 'another prompt takes the place of the old one');
+  t.match(await run(['generate', model, '--prompt', 'Two', '--cache', 'int8', '--prompt-cache', saved]), { code: 1, stderr: /cache of .*prompt\.safetensors must be int8, got f32/ });
   t.match(await run(['generate', zooPath('llama-mha'), '--prompt', 'a']), { code: 1, stderr: /directory must hold tokenizer\.json/ });
 });
 

@@ -1,3 +1,4 @@
+import { readFile, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
@@ -6,9 +7,10 @@ import { openModel, type Model } from '../lib/models/model.ts';
 import { seededRandom } from '../lib/random.ts';
 import type { Cache } from '../lib/session/cache.ts';
 import { finishGeneration, generate, type GenerateOptions, type GenerationResult } from '../lib/session/generate.ts';
+import { loadPrompt, savePrompt } from '../lib/session/prompt-cache.ts';
 import { perplexity } from '../lib/session/perplexity.ts';
 import { sampleToken, samplingCandidates } from '../lib/session/sampler.ts';
-import { openSession, type SessionOptions } from '../lib/session/session.ts';
+import { openSession, type Session, type SessionOptions } from '../lib/session/session.ts';
 import { stopStrings } from '../lib/session/stop-strings.ts';
 import { openTokenizer } from '../lib/text/tokenizer.ts';
 import { readGolden } from './support/tiny.ts';
@@ -293,4 +295,47 @@ t.test('several tokens and several sequences in one run', async (t) => {
     await t.rejects(session.score(full, [1]), { message: /must fit the context of 6 tokens, got 6 cached and 1 new/ });
     t.equal(free.length, 2);
   });
+});
+
+t.test('a prompt is saved with its rows and goes on from them', async (t) => {
+  const directory = temporaryDirectory((clean) => t.teardown(clean)), path = join(directory, 'prompt.safetensors');
+  const source = await openModel(zooPath('llama-gqa-tied')), [text = []] = (await readGolden('llama-gqa-tied')).ids;
+  const factors = await Promise.all((['joint', 'split'] as const).map(async (factor) => {
+    const out = join(directory, factor);
+    await convert(source, out, { plan: 'uniform', factor, budget: { pairs: 2, rank: 10 } });
+    return openModel(out);
+  }));
+  const open = (model: Model, options: SessionOptions = {}): Session => {
+    const session = openSession(model, { threads: 1, ...options });
+    t.teardown(() => session.close());
+    return session;
+  };
+  const [joint, split] = factors;
+  if (joint === undefined || split === undefined) throw new Error('two conversions');
+  for (const [model, cache] of [[source, 'f16'], [joint, 'int8']] as const) {
+    const session = open(model, { cache });
+    const whole = session.createCache();
+    const expected = await session.prefill(whole, text);
+    await savePrompt(path, whole, text.slice(0, 13), session);
+    const saved = await loadPrompt(path, session, 17);
+    t.same([saved.ids, saved.cache.length, saved.cache.capacity], [text.slice(0, 13), 13, 17], 'of a cache that holds more, as many as there are ids');
+    const room = await loadPrompt(path, session);
+    t.ok(worst(expected, await session.prefill(room.cache, text.slice(13))) < codesMayFlip, `${cache}: what follows is as behind the prompt itself`);
+  }
+  const refused = async (session: Session, rule: RegExp): Promise<void> => { await t.rejects(loadPrompt(path, session), { message: rule }); };
+  const bytes = await readFile(path);
+  await refused(open(joint, { cache: 'int4' }), /cache of .*prompt\.safetensors must be int4, got int8/);
+  await refused(open(source, { cache: 'int8' }), /model of .*prompt\.safetensors must be/);
+  await refused(open(split, { cache: 'int8' }), /model of .*prompt\.safetensors must be/);
+  const session = open(joint, { cache: 'int8' });
+  await refused(open(joint, { cache: 'int8', contextLength: 12 }), /ids of .* must be 1\.\.12, the context, got 13/);
+  await writeFile(path, bytes.subarray(0, bytes.length - 7));
+  await refused(session, /prompt\.safetensors lies at .* but the file has/);
+  await writeFile(path, Buffer.from(bytes.toString('latin1').replace('"version":"1"', '"version":"7"'), 'latin1'));
+  await refused(session, /version of .* must be 1, got 7/);
+  await writeFile(path, await readFile(join(zooPath('llama-gqa-tied'), 'model.safetensors')));
+  await refused(session, /kind of .* must be attention-surgery prompt, got none/);
+  const before = await readdir(directory);
+  await t.rejects(savePrompt(join(directory, 'new'), session.createCache(), [3], session), { message: /ids must be 1\.\.0, as many as the cache holds, got 1/ });
+  t.same(await readdir(directory), before, 'nothing is written');
 });

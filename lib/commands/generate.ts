@@ -1,12 +1,14 @@
 import type { Model } from '../models/model.ts';
 import { weightPasses } from '../passes/weight-formats.ts';
 import { finishGeneration, generate } from '../session/generate.ts';
+import { savePrompt } from '../session/prompt-cache.ts';
 import { openSession } from '../session/session.ts';
 import { renderChat } from '../text/chat.ts';
 import { openTokenizer, type Tokenizer } from '../text/tokenizer.ts';
 import { defineCommand, modelArgument, UsageError } from './command.ts';
 import { openNamedModel } from './model-path.ts';
 import { cacheOption, flag, pairTableOption, realNumber, refuseTogether, text, texts, threadsOption, weightsOption, wholeNumber } from './options.ts';
+import { startPrompt } from './prompt-cache.ts';
 import { grouped } from './table.ts';
 import { readText } from './text-file.ts';
 import { longWork } from './with-progress.ts';
@@ -46,6 +48,7 @@ export const generateText = defineCommand({
     topK: wholeNumber('--top-k <K>', 'draw among the K likeliest tokens', { least: 1 }),
     topP: realNumber('--top-p <P>', 'draw among the likeliest tokens of mass P', { least: 0, most: 1, above: true }),
     seed: wholeNumber('--seed <S>', 'seed of the draws (default 0)', { least: 0, most: 2 ** 32 - 1 }),
+    promptCache: text('--prompt-cache <FILE>', 'start from the rows of this file when the prompt starts with the tokens it holds; otherwise write those of the prompt there'),
     stop: texts('--stop <TEXT...>', 'texts that end the generation'),
     weights: weightsOption,
     cache: cacheOption,
@@ -53,7 +56,7 @@ export const generateText = defineCommand({
     threads: threadsOption,
   },
   async run(name, values, io) {
-    const { prompt, promptFile, promptTokens, chat, threads, weights, cache, pairTable, temperature, topK, topP, seed, maxTokens } = values;
+    const { prompt, promptFile, promptTokens, chat, threads, weights, cache, pairTable, temperature, topK, topP, seed, maxTokens = 128, promptCache } = values;
     refuseTogether(values, 'prompt', 'promptFile');
     refuseTogether(values, 'chat', 'promptTokens');
     if (temperature === undefined || temperature === 0) {
@@ -67,10 +70,12 @@ export const generateText = defineCommand({
     const encoded = encodePrompt(tokenizer, given, chat);
     const ids = promptTokens === undefined ? encoded : fitTokens(encoded, promptTokens);
     const session = openSession(model, { signal: io.signal, threads, cache, passes: weightPasses(weights) });
-    const prefill = longWork('reading the prompt', ids.length, 'tokens', io);
+    const capacity = Math.min(session.contextLength, ids.length + maxTokens);
+    const { cache: rows, cachedTokens, fromFile } = await startPrompt(promptCache, ids, capacity, session);
+    const prefill = longWork('reading the prompt', ids.length - cachedTokens, 'tokens', io);
     try {
-      const result = await finishGeneration(generate(session, ids, {
-        tokenizer, temperature, topK, topP, seed, maxTokens,
+      const result = await finishGeneration(generate(session, ids.slice(cachedTokens), {
+        tokenizer, cache: rows, temperature, topK, topP, seed, maxTokens,
         stopIds: stopIdsOf(model, tokenizer), stopStrings: values.stop, signal: io.signal, clock: io.clock, onPrefill: prefill.update,
       }), (token) => {
         if (!io.json) io.out(token.text);
@@ -80,7 +85,8 @@ export const generateText = defineCommand({
         io.out('\n');
         io.stderr.write(`${result.finishReason}; prefill ${grouped(prefillTokensPerSecond)} tokens/s, decode ${decodeTokensPerSecond === null ? '-' : grouped(decodeTokensPerSecond)} tokens/s, cache ${grouped(result.cacheBytes)} bytes\n`);
       }
-      return { json: { ...result, weights, cache }, text: '' };
+      if (promptCache !== undefined && !fromFile) await savePrompt(promptCache, rows, ids, session, { signal: io.signal });
+      return { json: { ...result, promptTokens: ids.length, promptTokensFromCache: cachedTokens, weights, cache }, text: '' };
     } finally {
       prefill.stop();
       await session.close();

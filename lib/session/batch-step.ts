@@ -2,10 +2,10 @@
 import { at } from '../../kernels/at.ts';
 import type { Runtime } from '../graph/runtime.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
-import { bytesPerElement, elementCount, tensorBytes, tensorFromBytes } from '../tensor.ts';
 import type { Cache } from './cache.ts';
 import { floatOutput } from './float-output.ts';
 import { batchFeeds } from './token-feeds.ts';
+import { tokenRows } from './token-rows.ts';
 
 /** How sequences run: `alone` through a step of one, or through the graph of as many sequences. */
 export interface BatchWays {
@@ -13,19 +13,12 @@ export interface BatchWays {
   together(sequences: number): Promise<Runtime>;
 }
 
-/** Entry `index` of axis 1: [1, n, ...] -> [1, 1, ...], in the same memory. */
-function entryOf(tensor: HostTensor, index: number): HostTensor {
-  const [, , ...row] = tensor.shape;
-  const bytes = elementCount(row) * bytesPerElement(tensor.dtype);
-  return tensorFromBytes(tensor.dtype, [1, 1, ...row], tensorBytes(tensor).subarray(index * bytes, (index + 1) * bytes));
-}
-
 /** Runs ids[q] behind the rows of caches[q], of which each has some, and gives each cache its new row: logits [n, vocab]. */
 async function runTogether(graph: Runtime, caches: readonly Cache[], ids: readonly number[]): Promise<Float32Array> {
   const past = Object.fromEntries(caches.flatMap((cache, q) => Object.entries(cache.feeds(q))));
   const outputs = await graph.run({ ...batchFeeds(graph, ids, caches.map(({ length }) => length)), ...past });
   const { logits: _, ...rows } = outputs;
-  for (const [q, cache] of caches.entries()) cache.append(Object.fromEntries(Object.entries(rows).map(([name, tensor]) => [name, entryOf(tensor, q)])), 1);
+  for (const [q, cache] of caches.entries()) cache.append(Object.fromEntries(Object.entries(rows).map(([name, tensor]) => [name, tokenRows(tensor, q, 1)])), 1);
   return floatOutput(outputs, 'logits');
 }
 

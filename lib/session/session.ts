@@ -45,6 +45,7 @@ export interface SessionOptions {
 export interface Session {
   readonly model: Model;
   readonly contextLength: number;
+  readonly cacheFormat: CacheFormat;
   createCache(capacityTokens?: number): Cache;
   /** Runs `ids` behind what the cache holds, in causal chunks; the logits of the last one: [vocab]. */
   prefill(cache: Cache, ids: readonly number[], onProgress?: (done: number) => void): Promise<Float32Array>;
@@ -152,6 +153,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   return {
     model,
     contextLength,
+    cacheFormat,
     createCache: (capacityTokens = contextLength) => createCache(layout, capacityTokens),
     async prefill(cache, ids, onProgress) {
       if (ids.length === 0) throw new RangeError('Session.prefill: a prompt must have at least one token, got none');

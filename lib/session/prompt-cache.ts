@@ -1,0 +1,65 @@
+/**
+ * The cached rows of a prompt in a file: a .safetensors file with the token ids and the arrays past.N.PART; its metadata say
+ * of which model and in which format. Quantised weights are not part of that: rows made with other passes are taken.
+ */
+import { createHash } from 'node:crypto';
+import { openSafetensors, readTensor } from '../checkpoint/safetensors.ts';
+import { tensorSources, writeSafetensors } from '../checkpoint/write-safetensors.ts';
+import type { HostTensor } from '../graph/subgraph.ts';
+import { pastPort, presentPort } from '../models/cache-layout.ts';
+import { cacheLayoutOf } from '../models/decoder.ts';
+import { fingerprintOf } from '../models/fingerprint.ts';
+import { mlaTensorName } from '../models/mla-config.ts';
+import type { Model } from '../models/model.ts';
+import { tensorBytes } from '../tensor.ts';
+import type { Cache } from './cache.ts';
+import type { Session } from './session.ts';
+import { tokenRows } from './token-rows.ts';
+
+/** A prompt, and a cache that holds the rows of just its tokens. */
+export interface SavedPrompt {
+  readonly ids: readonly number[];
+  readonly cache: Cache;
+}
+
+const KIND = 'attention-surgery prompt';
+const VERSION = '1';
+
+/** Of the model's weights, with the last layer's row projection: conversions of one model may differ in nothing else that a fingerprint sees. */
+async function rowsFingerprint(model: Model): Promise<string> {
+  const last = model.config.layers - 1;
+  const name = model.mla === null ? model.family.layer(last).key : mlaTensorName(last, 'down');
+  return createHash('sha256').update(await fingerprintOf(model)).update(tensorBytes(await model.checkpoint.read(`${name}.weight`))).digest('hex');
+}
+
+/**
+ * Writes the rows of the first `ids.length` tokens of a cache, which must be those of `ids`, and the ids. The file appears
+ * when it is whole. Errors: no ids, more than the cache holds, what writeFileAtomic reports.
+ */
+export async function savePrompt(path: string, cache: Cache, ids: readonly number[], session: Session, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<void> {
+  if (ids.length === 0 || ids.length > cache.length) throw new RangeError(`savePrompt: ids must be 1..${cache.length}, as many as the cache holds, got ${ids.length}`);
+  const list: HostTensor = { dtype: 'int64', shape: [ids.length], data: BigInt64Array.from(ids, BigInt) };
+  const rows = Object.entries(cache.feeds()).map(([name, tensor]): [string, HostTensor] => [name, tokenRows(tensor, 0, ids.length)]);
+  const metadata = { kind: KIND, version: VERSION, model: await rowsFingerprint(session.model), cache: session.cacheFormat };
+  await writeSafetensors(path, tensorSources([['ids', list], ...rows]), { ...options, metadata });
+}
+
+/**
+ * Reads a prompt into a new cache with room for `capacityTokens` (default: the context) or for the prompt, whichever is more.
+ * Errors: a truncated file, one of another kind, version, model or cache format, or longer than the context; each named.
+ */
+export async function loadPrompt(path: string, session: Session, capacityTokens: number = session.contextLength): Promise<SavedPrompt> {
+  const file = await openSafetensors(path);
+  const expected = { kind: KIND, version: VERSION, model: await rowsFingerprint(session.model), cache: session.cacheFormat };
+  for (const [field, wanted] of Object.entries(expected)) {
+    if (file.metadata[field] !== wanted) throw new TypeError(`loadPrompt: ${field} of ${path} must be ${wanted}, got ${file.metadata[field] ?? 'none'}`);
+  }
+  const list = await readTensor(file, 'ids');
+  const ids = Array.from<number | bigint, number>(list.data, Number);
+  if (ids.length === 0 || ids.length > session.contextLength) throw new RangeError(`loadPrompt: ids of ${path} must be 1..${session.contextLength}, the context, got ${ids.length}`);
+  const cache = session.createCache(Math.max(capacityTokens, ids.length));
+  const rows: Record<string, HostTensor> = {};
+  for (const part of cacheLayoutOf(session.model, session.cacheFormat)) rows[presentPort(part)] = await readTensor(file, pastPort(part));
+  cache.append(rows, ids.length);
+  return { ids, cache };
+}
