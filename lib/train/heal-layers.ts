@@ -48,6 +48,7 @@ export interface HealedLayer {
  * Heals `converted` into the directory `out`, which appears whole: the attention of each layer learns, on the hidden states
  * that the healed layers before it give, what the source's attention puts out on its own. In memory are one layer's weights,
  * gradients and one window; the hidden states of all windows lie in files beside `out` while it works.
+ * Every layer comes nearer to its source; perplexity need not follow (docs/log.md), so measure it, and prefer `heal` where the model fits.
  * Errors: as `heal`; windows of several lengths.
  */
 export async function healLayers(source: Model, converted: Model, out: string, options: HealLayersOptions): Promise<readonly HealedLayer[]> {
