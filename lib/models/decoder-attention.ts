@@ -1,9 +1,10 @@
 /** The attention of each decoder layer, bound to one recording: source attention, or latent attention in either form. */
 import {
-  headNorms, mergedAttentionLayer, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer, type LatentForm, type MlaWeights, type RopeAngles, type Segmentation,
+  headNorms, mergedAttentionLayer, mlaAttentionLayer, ropeTables, sourceAttentionLayer, type LatentForm, type MlaWeights, type RopeAngles, type Segmentation,
 } from '../../kernels/index.ts';
 import { at } from '../../kernels/at.ts';
 import type { Recorder, Value } from '../graph/record.ts';
+import type { HostTensor } from '../graph/subgraph.ts';
 import type { DecoderCache, LayerCache } from './decoder-cache.ts';
 import type { WeightValues } from './decoder-weights.ts';
 import { mergedTensorName } from './merge-up-projections.ts';
@@ -26,18 +27,25 @@ export interface DecoderContext {
 /** Records the attention of one layer: normed hidden state -> increment, and new rows by port name. */
 export type LayerAttention = (layer: number, x: Value) => { output: Value; rows: Readonly<Record<string, Value>> };
 
-/** One table per distinct list of frequencies: layers that rotate alike share it. */
-function angleSource({ g, positions, positionCount }: DecoderContext): (frequencies: ArrayLike<number>) => RopeAngles<Value> {
-  const known = new Map<string, RopeAngles<Value>>();
+/**
+ * The angles of each distinct list of frequencies. All lists lie side by side in one table: a step looks its position up
+ * once and cuts the row, where layers with frequencies of their own would take four operators each.
+ */
+function angleSource({ g, model, positions, positionCount }: DecoderContext): (frequencies: ArrayLike<number>) => RopeAngles<Value> {
+  const rotating = (model.mla?.layers.map(({ frequencies }) => frequencies) ?? [Array.from(model.frequencies)]).filter((list) => list.length > 0);
+  const lists = new Map(rotating.map((list) => [list.join(), list]));
+  const widths = [...lists.values()].map((list) => list.length), total = widths.reduce((sum, width) => sum + width, 0);
+  if (total === 0) return (frequencies) => { throw new RangeError(`decoder: no layer of ${model.path} rotates, got a layer of ${frequencies.length} frequencies`); };
+  const tables = ropeTables([...lists.values()].flat(), positionCount);
+  const s = at(positions.shape, 0), row = g.reshape(positions, [1, s]);
+  // Cut with a leading axis of 1, as rotations take them, so that no piece has to be reshaped.
+  const pieces = (name: string, table: HostTensor): Value[] => g.split(g.gather(g.parameter(name, table), row), 2, widths).map((piece, i) => g.reshape(piece, [s, at(widths, i)]));
+  const [cos, sin] = [pieces('rope_table.cos', tables.cos), pieces('rope_table.sin', tables.sin)];
+  const known = new Map([...lists.keys()].map((key, i) => [key, { cos: at(cos, i), sin: at(sin, i) }]));
   return (frequencies) => {
-    const key = Array.from(frequencies).join();
-    const had = known.get(key);
-    if (had !== undefined) return had;
-    const tables = ropeTables(frequencies, positionCount);
-    const name = `rope_table.${known.size}`;
-    const angles = ropeAngles(g, { cos: g.parameter(`${name}.cos`, tables.cos), sin: g.parameter(`${name}.sin`, tables.sin) }, positions);
-    known.set(key, angles);
-    return angles;
+    const own = known.get(Array.from(frequencies).join());
+    if (own === undefined) throw new RangeError(`decoder: frequencies must be those of a layer of ${model.path}, got ${Array.from(frequencies).join()}`);
+    return own;
   };
 }
 
