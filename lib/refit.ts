@@ -68,8 +68,7 @@ export async function openRefit(model: Model, calibration: Calibration, options:
   // The same embeddings start both streams; neither writes into them.
   const converted = memoryStore();
   for (const at of windows.keys()) await converted.write(at, await source.read(at));
-  // Operators run for milliseconds: threads that spin between them would only take time from others.
-  const runtimeOptions = { threads: options.threads, spinning: false };
+  const runtimeOptions = { threads: options.threads };
   const eachWindow = async (runtime: Promise<Runtime>, use: (runtime: Runtime, at: number) => Promise<void>): Promise<void> => {
     const open = await runtime;
     try {

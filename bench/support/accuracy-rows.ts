@@ -32,5 +32,5 @@ export const accuracyRows: readonly AccuracyRow[] = [
   byStatistics('bank + two-sided', 'ours', { plan: 'bank', factor: 'two-sided' }),
   refitted('ro-rope + balanced-pca + refit', 'TransMLA and ours', { plan: 'ro-rope', factor: 'balanced-pca' }),
   refitted('bank + two-sided + refit', 'ours, the default', { plan: 'bank', factor: 'two-sided' }),
-  refitted('bank + two-sided + refit, 3 latent groups', 'ours', { plan: 'bank', factor: 'two-sided', latentGroups: 3 }),
+  refitted('bank + two-sided + refit in 3 latent groups', 'ours', { plan: 'bank', factor: 'two-sided', latentGroups: 3 }),
 ];

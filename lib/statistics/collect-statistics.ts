@@ -84,7 +84,7 @@ async function layerStatistics(
     attended: new Float64Array(heads * hidden), distances: new Float64Array(heads * window), sensitivity: new Float64Array(heads),
   };
   const pass = async (outputs: readonly LayerOutput[], count: number, use: (runtime: Runtime, hidden: HostTensor, at: number) => Promise<void>): Promise<void> => {
-    const runtime = await openRuntime(sourceLayerSubgraph(model, constants, layer, window, outputs), { threads, spinning: false });
+    const runtime = await openRuntime(sourceLayerSubgraph(model, constants, layer, window, outputs), { threads });
     try {
       for (let at = 0; at < count; at++) {
         signal?.throwIfAborted();
