@@ -6,6 +6,7 @@ import t from 'tap';
 import { resolveBudget, ropeShare } from '../lib/budget.ts';
 import { convert } from '../lib/convert.ts';
 import { conversionWarnings } from '../lib/conversion-warnings.ts';
+import { leadingDirections } from '../lib/factor/leading-directions.ts';
 import { record } from '../lib/graph/record.ts';
 import { runSubgraph } from '../lib/graph/run.ts';
 import { hermitianEighSmall } from '../lib/linalg/hermitian-eigh.ts';
@@ -15,6 +16,7 @@ import { fingerprintOf } from '../lib/models/fingerprint.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
 import { chooseSegments, type SegmentGains } from '../lib/plan/frequency-segments.ts';
 import { meanRotations } from '../lib/plan/mean-rotation.ts';
+import { normals, seededRandom } from '../lib/random.ts';
 import { openRefit } from '../lib/refit.ts';
 import { openSession } from '../lib/session/session.ts';
 import type { Calibration } from '../lib/statistics/calibration.ts';
@@ -258,6 +260,22 @@ t.test('two-sided factors: unit channels, and the least error in units of attent
   }
   t.ok(lostMean.every((x, at) => Math.abs(x - (bias[at] ?? NaN)) < 1e-5), 'the bias is the mean output of what is left out');
   await t.rejects(jointKvSvd(attention, plan, { strategy: 'two-sided', rank }), /needs statistics of calibration text for layer 1/);
+});
+
+t.test('leading directions: the randomised way finds those of the exact one', async (t) => {
+  const random = seededRandom(5), [n, d, rank] = [43, 31, 7];
+  // Columns that fall by half: the subspace of the first few is well set apart.
+  const m = matrix(n, d, normals(random, n * d).map((x, at) => x * 2 ** -(at % d)));
+  const factor = matrix(d, d, normals(random, d * d));
+  const covariance = await plainGemm.multiply(factor, factor, { transposeB: true });
+  const exact = await leadingDirections(m, covariance, rank, { gemm: plainGemm, seed: 1 });
+  const found = await leadingDirections(m, covariance, rank, { gemm: plainGemm, seed: 1, exactUpTo: 30 });
+  t.same(found.directions.data, (await leadingDirections(m, covariance, rank, { gemm: plainGemm, seed: 1, exactUpTo: 30 })).directions.data, 'the same for the same seed');
+  t.equal(exact.spectrum.length, n);
+  t.equal(found.spectrum.length, rank);
+  for (let i = 0; i < rank; i++) t.ok(Math.abs(found.spectrum[i]! / exact.spectrum[i]! - 1) < 1e-4, `value ${i}`);
+  const both = await plainGemm.multiply(exact.directions, found.directions, { transposeB: true });
+  t.ok(Math.abs(Math.hypot(...both.data) - Math.sqrt(rank)) < 1e-4, 'one subspace');
 });
 
 for (const name of ['llama-mha', 'llama-gqa-tied', 'llama-mqa', 'llama-bias', 'llama-yarn-rope', 'mistral', 'qwen2']) {

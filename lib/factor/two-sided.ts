@@ -1,11 +1,11 @@
-import { eigh } from '../linalg/eigh.ts';
 import { solveSpd } from '../linalg/cholesky.ts';
 import type { Gemm } from '../linalg/gemm.ts';
-import { matrix, scaleRows, sliceRows, takeColumns, transpose, zeros, type Matrix } from '../linalg/matrix.ts';
+import { matrix, scaleRows, sliceRows, transpose, zeros, type Matrix } from '../linalg/matrix.ts';
 import { symmetricSqrt } from '../linalg/symmetric-sqrt.ts';
 import type { LayerStatistics } from '../statistics/layer-statistics.ts';
 import type { AttentionLayer } from '../surgery/attention-layer.ts';
 import { stackRows } from './joint.ts';
+import { leadingDirections } from './leading-directions.ts';
 import type { FactorInput, FactorStrategy } from './strategy.ts';
 
 /** Ridge of the up-projections, relative to their mean squared channel (which is 1). */
@@ -30,7 +30,7 @@ export const twoSided: FactorStrategy = {
   needsStatistics: true,
   rankRange: (keyRows, valueRows, hidden) => [1, Math.min(keyRows + valueRows, hidden)],
   async factor(input) {
-    const { attention, statistics, keyNope, value, rank, gemm } = input;
+    const { attention, statistics, keyNope, value, rank, gemm, seed } = input;
     if (statistics === null) throw new TypeError('two-sided: statistics of calibration text are needed, got none');
     if ((attention.headNorm ?? null) !== null) throw new TypeError(`two-sided: layer ${attention.layer} must not norm its heads, its scores are not products of projections`);
     const covariance = centred(statistics);
@@ -38,12 +38,9 @@ export const twoSided: FactorStrategy = {
       await byGroup(keyNope, await queryMetrics(input, statistics), gemm),
       await byGroup(value, await outputMetrics(attention, gemm), gemm),
     );
-    const { values, vectors } = await eigh(await quadratic(weighted, covariance, gemm), { gemm });
-    const n = weighted.rows;
-    const top = transpose(takeColumns(vectors, Array.from({ length: rank }, (_, i) => n - 1 - i)));
-    const spectrum = Float64Array.from({ length: n }, (_, i) => Math.sqrt(Math.max(values[n - 1 - i]!, 0)));
+    const { directions, spectrum } = await leadingDirections(weighted, covariance, rank, { gemm, seed });
     const deviations = spectrum.subarray(0, rank);
-    const down = scaleRows(await gemm.multiply(top, weighted), deviations.map((s) => (s ** 2 > EMPTY_CHANNEL * spectrum[0]! ** 2 ? 1 / s : 0)));
+    const down = scaleRows(await gemm.multiply(directions, weighted), deviations.map((s) => (s ** 2 > EMPTY_CHANNEL * spectrum[0]! ** 2 ? 1 / s : 0)));
     const inputs = await gemm.multiply(covariance, down, { transposeB: true }); // [d, R]
     const gram = await gemm.multiply(down, inputs);
     const up = async (rows: Matrix): Promise<Matrix> =>
@@ -58,9 +55,6 @@ function centred({ secondMoment, mean }: LayerStatistics): Matrix {
   const { rows, cols, data } = secondMoment;
   return matrix(rows, cols, data.map((x, at) => x - mean[Math.floor(at / cols)]! * mean[at % cols]!));
 }
-
-/** A B A^T. */
-const quadratic = async (a: Matrix, b: Matrix, gemm: Gemm): Promise<Matrix> => gemm.multiply(await gemm.multiply(a, b), a, { transposeB: true });
 
 /** Rows [g n, d] of every KV head times the root of its metric [n, n]. */
 async function byGroup(rows: Matrix, metrics: readonly Matrix[], gemm: Gemm): Promise<Matrix> {

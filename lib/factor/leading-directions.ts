@@ -1,0 +1,45 @@
+/** The directions that carry most of M x for inputs x of a given covariance, for matrices of any size. */
+import { cholesky } from '../linalg/cholesky.ts';
+import { eigh } from '../linalg/eigh.ts';
+import type { Gemm } from '../linalg/gemm.ts';
+import { matrix, takeColumns, transpose, type Matrix } from '../linalg/matrix.ts';
+import { truncatedSvd } from '../linalg/randomised-svd.ts';
+import { seededRandom } from '../random.ts';
+
+export interface LeadingOptions {
+  readonly gemm: Gemm;
+  /** Of the randomised SVD. */
+  readonly seed: number;
+  /** The eigenproblem is solved exactly up to so many rows of M; default 2048, as for SVDs. */
+  readonly exactUpTo?: number;
+}
+
+/** Added to every variance where the covariance must be positive definite, relative to their mean: far above rounding, far below what counts. */
+const VARIANCE_FLOOR = 1e-7;
+
+/**
+ * M J M^T = U S^2 U^T for M [n, d] and a covariance J [d, d]: the first `rank` columns of U as rows [rank, n], and the
+ * spectrum S, descending; all of it where the problem is solved exactly, `rank` values where not. Then J = L L^T and U, S
+ * come from the randomised SVD of M L: the same seed gives the same result.
+ */
+export async function leadingDirections(m: Matrix, covariance: Matrix, rank: number, { gemm, seed, exactUpTo = 2048 }: LeadingOptions): Promise<{ readonly directions: Matrix; readonly spectrum: Float64Array }> {
+  const n = m.rows;
+  if (n <= exactUpTo) {
+    const { values, vectors } = await eigh(await gemm.multiply(await gemm.multiply(m, covariance), m, { transposeB: true }), { gemm });
+    return {
+      directions: transpose(takeColumns(vectors, Array.from({ length: rank }, (_, i) => n - 1 - i))),
+      spectrum: Float64Array.from({ length: n }, (_, i) => Math.sqrt(Math.max(values[n - 1 - i]!, 0))),
+    };
+  }
+  const lower = await cholesky(withFloor(covariance), { gemm });
+  const { u, s } = await truncatedSvd(await gemm.multiply(m, lower), rank, { gemm, random: seededRandom(seed), exactUpTo });
+  return { directions: transpose(u), spectrum: s };
+}
+
+function withFloor({ rows, data }: Matrix): Matrix {
+  const raised = Float64Array.from(data);
+  let trace = 0;
+  for (let i = 0; i < rows; i++) trace += data[i * rows + i]!;
+  for (let i = 0; i < rows; i++) raised[i * rows + i]! += (VARIANCE_FLOOR * trace) / rows;
+  return matrix(rows, rows, raised);
+}
