@@ -14,13 +14,15 @@ export interface LeadingOptions {
   readonly exactUpTo?: number;
 }
 
-/** Added to every variance where the covariance must be positive definite, relative to their mean: far above rounding, far below what counts. */
-const VARIANCE_FLOOR = 1e-7;
+/** Added to every variance where the covariance must be positive definite, relative to their mean: above the rounding of float32 sums over tokens, far below what counts. */
+const VARIANCE_FLOOR = 1e-5;
+/** Below this share of the largest variance a direction of the randomised way is noise. */
+const EMPTY_VARIANCE = 1e-7;
 
 /**
  * M J M^T = U S^2 U^T for M [n, d] and a covariance J [d, d]: the first `rank` columns of U as rows [rank, n], and the
- * spectrum S, descending; all of it where the problem is solved exactly, `rank` values where not. Then J = L L^T and U, S
- * come from the randomised SVD of M L: the same seed gives the same result.
+ * spectrum S, descending; all of it where the problem is solved exactly, `rank` values where not. Then J = L L^T and U
+ * comes from the randomised SVD of M L: the same seed gives the same result.
  */
 export async function leadingDirections(m: Matrix, covariance: Matrix, rank: number, { gemm, seed, exactUpTo = 2048 }: LeadingOptions): Promise<{ readonly directions: Matrix; readonly spectrum: Float64Array }> {
   const n = m.rows;
@@ -32,8 +34,21 @@ export async function leadingDirections(m: Matrix, covariance: Matrix, rank: num
     };
   }
   const lower = await cholesky(withFloor(covariance), { gemm });
-  const { u, s } = await truncatedSvd(await gemm.multiply(m, lower), rank, { gemm, random: seededRandom(seed), exactUpTo });
-  return { directions: transpose(u), spectrum: s };
+  const { u } = await truncatedSvd(await gemm.multiply(m, lower), rank, { gemm, random: seededRandom(seed), exactUpTo });
+  const directions = transpose(u);
+  return { directions, spectrum: await deviations(await gemm.multiply(directions, m), covariance, gemm) };
+}
+
+/** Roots of the diagonal of A J A^T; 0 where J says nothing beyond its rounding, as with fewer tokens than directions. */
+async function deviations(a: Matrix, covariance: Matrix, gemm: Gemm): Promise<Float64Array> {
+  const seen = await gemm.multiply(a, covariance);
+  const variances = Float64Array.from({ length: a.rows }, (_, row) => {
+    let sum = 0;
+    for (let i = row * a.cols; i < (row + 1) * a.cols; i++) sum += a.data[i]! * seen.data[i]!;
+    return sum;
+  });
+  const least = EMPTY_VARIANCE * variances.reduce((most, x) => Math.max(most, x), 0);
+  return variances.map((x) => (x > least ? Math.sqrt(x) : 0));
 }
 
 function withFloor({ rows, data }: Matrix): Matrix {
