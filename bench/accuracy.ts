@@ -84,6 +84,7 @@ async function main(): Promise<void> {
   rmSync(join(work, 'model'), { recursive: true, force: true });
 
   const cell = (value: number | null | undefined): string => (value === undefined ? '' : value === null ? 'refused' : value >= 1000 ? Math.round(value).toLocaleString('en') : value.toFixed(1));
+  const isWhole = accuracyRows.every((row) => shares.every((share) => results[`${row.name} @ ${share}`] !== undefined));
   const table = markdownTable(
     ['strategy', 'source', ...shares.map((share) => `share ${share}`)],
     accuracyRows.map((row) => [`${row.name} (${row.paper})`, row.needs, ...shares.map((share) => cell(results[`${row.name} @ ${share}`]))]),
@@ -93,7 +94,7 @@ async function main(): Promise<void> {
 
 Perplexity of ${basename(values.model)} after conversion, zero training steps, at equal shares of the cache. Source model: ${results.source?.toFixed(2)}.
 Calibrated on ${basename(calibrationFile)} (${calibration.identity.tokens.toLocaleString('en')} tokens), evaluated on the first ${windows} windows of 1,024 tokens of ${basename(textFile)}.
-Made by \`npm run accuracy -- --calibration ${basename(calibrationFile)} --text ${basename(textFile)} --windows ${windows}\`. The second column says what a strategy looks at.
+Made by \`npm run accuracy -- --calibration ${basename(calibrationFile)} --text ${basename(textFile)} --windows ${windows}\`. The second column says what a strategy looks at; refused: the budget is below what the strategy can do.${isWhole ? '' : ' Empty cells have not been run yet.'}
 
 ${table}
 `;
