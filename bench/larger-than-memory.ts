@@ -24,7 +24,9 @@ const CONVERT = 'convert-only';
 const { values, positionals } = parseArgs({ options, allowPositionals: true });
 const [layers, hidden, heads, kvHeads, intermediate, vocab, windows, tokens] =
   [values.layers, values.hidden, values.heads, values['kv-heads'], values.intermediate, values.vocab, values.windows, values.tokens].map(Number) as [number, number, number, number, number, number, number, number];
-const source = join(values.work, 'source');
+const source = join(values.work, 'source'), converted = join(values.work, 'converted');
+/** What this script writes; whatever else lies in --work stays. */
+const removeModels = (): void => { for (const directory of [source, converted]) rmSync(directory, { recursive: true, force: true }); };
 
 type Shapes = readonly (readonly [name: string, shape: readonly number[]])[];
 
@@ -54,7 +56,7 @@ function sourceTensor(name: string, shape: readonly number[], seed: number): Ten
 }
 
 async function writeSource(): Promise<void> {
-  rmSync(values.work, { recursive: true, force: true });
+  removeModels();
   mkdirSync(source, { recursive: true });
   const shapes: Shapes = [
     ['model.embed_tokens.weight', [vocab, hidden]], ...Array.from({ length: layers }, (_, layer) => layerShapes(layer)).flat(),
@@ -72,7 +74,7 @@ async function convertSource(): Promise<{ peakBytes: number; seconds: number }> 
   const tokenizer = { fingerprint: 'random', encode: () => Array.from({ length: (windows + 1) * tokens }, () => random.integer(vocab)) };
   const calibration = windows === 0 ? {} : { calibration: await calibrationOf(model, tokenizer, [{ name: 'random tokens', text: 'random tokens' }], { window: tokens, windows, attentionWindows: 1 }) };
   const bar = startProgress('layers', layers, 'layers');
-  const { seconds } = await convert(model, join(values.work, 'converted'), { budget: { cacheShare: Number(values['cache-share']) }, ...calibration, onProgress: (done) => { bar.update(done); } });
+  const { seconds } = await convert(model, converted, { budget: { cacheShare: Number(values['cache-share']) }, ...calibration, onProgress: (done) => { bar.update(done); } });
   bar.stop();
   return { peakBytes: 1024 * process.resourceUsage().maxRSS, seconds };
 }
@@ -91,7 +93,7 @@ async function main(): Promise<void> {
     ['layers', 'source, GB', 'one layer as stored, GB', 'peak of the conversion, GB', 'peak in layers as stored', 'peak in layers as float32', 'seconds'],
     [[`${layers}`, gigabytes(sourceBytes), gigabytes(layerBytes), gigabytes(peakBytes), (peakBytes / layerBytes).toFixed(2), (peakBytes / layerBytes / 2).toFixed(2), seconds.toFixed(0)]],
   ));
-  rmSync(values.work, { recursive: true, force: true });
+  removeModels();
   console.log(JSON.stringify({ layers, hidden, windows, tokens, sourceBytes, layerBytes, peakBytes, seconds }));
 }
 

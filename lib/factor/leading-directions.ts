@@ -21,7 +21,7 @@ const EMPTY_VARIANCE = 1e-7;
 
 /**
  * M J M^T = U S^2 U^T for M [n, d] and a covariance J [d, d]: the first `rank` columns of U as rows [rank, n], and the
- * spectrum S, descending; all of it where the problem is solved exactly, `rank` values where not. Then J = L L^T and U
+ * spectrum S, descending (in the randomised way up to what the floor of the variances changes); all of it where the problem is solved exactly, `rank` values where not. Then J = L L^T and U
  * comes from the randomised SVD of M L: the same seed gives the same result.
  */
 export async function leadingDirections(m: Matrix, covariance: Matrix, rank: number, { gemm, seed, exactUpTo = 2048 }: LeadingOptions): Promise<{ readonly directions: Matrix; readonly spectrum: Float64Array }> {
