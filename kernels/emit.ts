@@ -94,11 +94,12 @@ export interface StorageEmit<V> extends Emit<V> {
   /** The same numbers in another float type, rounded to it. */
   cast(a: V, dtype: 'float32' | 'float16'): V;
   /**
-   * Whole codes of `a` with one step per row, clipped: round(a / step), -128..127 in 8 bits, -8..7 in 4 bits. step: [..., 1].
-   * Stored as bytes: 8 bits as code + 128; 4 bits as two codes + 8 a byte, element i low and i + n/2 high: [..., n/2].
+   * Codes of `a` with one step per row, clipped. step: [..., 1]. 8 bits: round(a / step), -128..127, stored as code + 128. 4 bits:
+   * floor(a / step) + 1/2, -7.5..7.5 (no code is spent on 0, and 16 of them cover as much as 15), stored as code + 7.5, two a
+   * byte, element i low and i + n/2 high: [..., n/2].
    */
   encode(a: V, step: V, bits: CodeBits): V;
-  /** The whole codes of stored bytes. */
+  /** The codes of stored bytes. */
   decode(bytes: V, bits: CodeBits): V;
   /** `einsum` of `a` with decode(bytes); a reading may round every row of `a` to 8 bits for it. */
   einsumCodes(equation: string, a: V, bytes: V, bits: CodeBits): V;

@@ -83,7 +83,7 @@ function numberOf(dim: Dim): number {
 
 const fiveOf = (shape: readonly Dim[]): [Dim, Dim, Dim, Dim, Dim] => [at(shape, 0), at(shape, 1), at(shape, 2), at(shape, 3), at(shape, 4)];
 
-/** Rows as they are stored; int8 and int4 have one step per token: the largest magnitude over 127 or 7. */
+/** Rows as they are stored; int8 and int4 have one step per token: the largest magnitude over 127 or 8. */
 export type StoredRows<V> =
   | { readonly format: 'float32' | 'float16'; readonly values: V } // [b, t, ...row]
   | { readonly format: 'int8' | 'int4'; readonly bytes: V; readonly step: V }; // [b, t, n] or [b, t, n/2], [b, t, 1]
@@ -95,7 +95,7 @@ const bitsOf = (format: 'int8' | 'int4'): CodeBits => (format === 'int8' ? 8 : 4
 export function storeRows<V>(g: StorageEmit<V>, rows: V, format: RowFormat): StoredRows<V> {
   if (format === 'float32') return { format, values: rows };
   if (format === 'float16') return { format, values: g.cast(rows, 'float16') };
-  const step = g.shift(g.scale(g.maxAbs(rows), 1 / (2 ** (bitsOf(format) - 1) - 1)), 1e-30);
+  const step = g.shift(g.scale(g.maxAbs(rows), 1 / (format === 'int8' ? 127 : 8)), 1e-30);
   return { format, step, bytes: g.encode(rows, step, bitsOf(format)) };
 }
 

@@ -214,8 +214,8 @@ export const eager: StorageEmit<EagerTensor> = {
   maxAbs: (a) => perRow(a, 1, (row, out) => { out[0] = row.reduce((top, x) => Math.max(top, Math.abs(x)), 0); }),
   cast: (a, dtype) => unary(a, dtype === 'float16' ? (x) => float16At(float16Bits(x)) : Math.fround),
   encode(a, step, bits) {
-    const half = 2 ** (bits - 1);
-    const codes = binary('encode', a, step, (x, unit) => Math.min(half - 1, Math.max(-half, roundHalfToEven(x / unit))) + half);
+    const half = 2 ** (bits - 1), round = bits === 8 ? roundHalfToEven : Math.floor;
+    const codes = binary('encode', a, step, (x, unit) => Math.min(half - 1, Math.max(-half, round(x / unit))) + half);
     if (bits === 8) return codes;
     const n = last(a.shape) / 2;
     return perRow(codes, n, (row, out) => { for (let i = 0; i < n; i++) out[i] = (row[i] ?? NaN) + 16 * (row[i + n] ?? NaN); });
@@ -223,7 +223,7 @@ export const eager: StorageEmit<EagerTensor> = {
   decode(bytes, bits) {
     if (bits === 8) return unary(bytes, (byte) => byte - 128);
     const n = last(bytes.shape);
-    return perRow(bytes, 2 * n, (row, out) => { row.forEach((byte, i) => { out[i] = (byte % 16) - 8; out[i + n] = Math.floor(byte / 16) - 8; }); });
+    return perRow(bytes, 2 * n, (row, out) => { row.forEach((byte, i) => { out[i] = (byte % 16) - 7.5; out[i + n] = Math.floor(byte / 16) - 7.5; }); });
   },
   einsumCodes: (equation, a, bytes, bits) => eager.einsum(equation, a, eager.decode(bytes, bits)),
   causalMask(queryPositions, keyPositions, window) {

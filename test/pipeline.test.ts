@@ -3,13 +3,15 @@ import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
 import { convert } from '../lib/convert.ts';
-import type { Subgraph } from '../lib/graph/subgraph.ts';
+import type { Constant, Subgraph } from '../lib/graph/subgraph.ts';
 import { runSubgraph } from '../lib/graph/run.ts';
+import { withGemm } from '../lib/linalg/onnx-gemm.ts';
 import { absorptions, layerAbsorption } from '../lib/models/absorption.ts';
 import { buildDecoder, cacheLayoutOf } from '../lib/models/decoder.ts';
 import { loadDecoderWeights } from '../lib/models/decoder-weights.ts';
 import { levelRopeKeys } from '../lib/models/level-rope-keys.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
+import { rotateLatents } from '../lib/models/rotate-latent.ts';
 import { decodePasses as fast } from '../lib/passes/decode-passes.ts';
 import { createCache } from '../lib/session/cache.ts';
 import { openSession, type Session, type SessionOptions } from '../lib/session/session.ts';
@@ -99,6 +101,27 @@ for (const name of llamaZoo) {
   });
 }
 
+/** Expanded logits of a model with these weights. */
+async function logitsWith(model: Model, weights: ReadonlyMap<string, Constant>, ids: readonly number[]): Promise<ArrayLike<number>> {
+  const graph = buildDecoder(model, weights, { form: 'expanded', join: true, output: 'logits', positions: ids.length });
+  const feeds = { ...tokenFeeds({ inputs: graph.inputs.map((port) => port.name) }, ids, 0, 0), ...createCache(cacheLayoutOf(model), 1).feeds() };
+  const { logits: made } = await runSubgraph(graph, feeds, { threads: 1 });
+  return made?.dtype === 'float32' ? made.data : [];
+}
+
+t.test('latents levelled and rotated: the same logits', async (t) => {
+  for (const [name, latentGroups, rank] of [['llama-gqa-tied', 1, 9], ['llama-gqa-tied', 2, 10], ['llama-bias', 1, 11]] as const) {
+    await withDirectory(async (directory) => {
+      const { ids: [ids = []] } = await readGolden(name), out = join(directory, 'out');
+      await convert(await openModel(zooPath(name)), out, { plan: 'uniform', factor: 'joint', budget: { pairs: 2, rank }, latentGroups });
+      const model = await openModel(out), constants = await loadDecoderWeights(model);
+      const rotated = await withGemm((gemm) => rotateLatents(model, constants, { gemm }));
+      t.ok(worst(await logitsWith(model, constants, ids), await logitsWith(model, rotated, ids)) < goldenTolerance, `${name}, ${latentGroups} latents`);
+      t.not(rotated.get('model.layers.1.self_attn.v_up_proj.weight'), constants.get('model.layers.1.self_attn.v_up_proj.weight'), 'other weights');
+    });
+  }
+});
+
 t.test('rope keys of even size: the same scores', async (t) => {
   for (const name of ['llama-gqa-tied', 'llama-bias']) {
     await withDirectory(async (directory) => {
@@ -107,19 +130,13 @@ t.test('rope keys of even size: the same scores', async (t) => {
         const out = join(directory, plan);
         await convert(await openModel(zooPath(name)), out, { plan, factor: 'joint', budget: { pairs: 2, rank: 9 } });
         const model = await openModel(out), constants = await loadDecoderWeights(model), levelled = levelRopeKeys(model, constants);
-        const logits = async (weights: typeof constants): Promise<ArrayLike<number>> => {
-          const graph = buildDecoder(model, weights, { form: 'expanded', join: true, output: 'logits', positions: ids.length });
-          const feeds = { ...tokenFeeds({ inputs: graph.inputs.map((port) => port.name) }, ids, 0, 0), ...createCache(cacheLayoutOf(model), 1).feeds() };
-          const { logits: made } = await runSubgraph(graph, feeds, { threads: 1 });
-          return made?.dtype === 'float32' ? made.data : [];
-        };
-        t.ok(worst(await logits(constants), await logits(levelled)) < goldenTolerance, `${name} ${plan}`);
+        t.ok(worst(await logitsWith(model, constants, ids), await logitsWith(model, levelled, ids)) < goldenTolerance, `${name} ${plan}`);
         const key = levelled.get('model.layers.1.self_attn.k_rope_proj.weight');
         const rows = key !== undefined && 'data' in key && key.dtype === 'float32' ? key.data : new Float32Array(0), components = model.mla?.layers[1]?.frequencies.length ?? NaN;
         const sizes = Array.from({ length: components }, (_, i) => rows.reduce((sum, value, at) => sum + (Math.floor(at / model.config.hidden) % components === i ? value ** 2 : 0), 0));
         t.ok(sizes.every((size) => Math.abs(size - 1) < 1e-5), 'every component has the norm 1');
         await withSession(model, { cache: 'int8' }, async (session) => {
-          const gap = difference(await logits(constants), await oneByOne(session, ids));
+          const gap = difference(await logitsWith(model, constants, ids), await oneByOne(session, ids));
           t.ok(gap < 0.05, `an int8 cache, token by token: ${gap}`);
         });
       }

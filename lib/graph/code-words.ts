@@ -28,20 +28,22 @@ export function codeWords(host: Host): Pick<StorageEmit<Value>, 'encode' | 'deco
       const zeros = bytes(Array<number>(rows).fill(zero));
       return reshape(one('QuantizeLinear', [flat, reshape(step, [rows]), zeros], flat.shape, { axis: int(0) }, 'uint8'), a.shape);
     }
-    const whole = one('Round', [one('Div', [a, step], a.shape)], a.shape);
+    const whole = one(bits === 8 ? 'Round' : 'Floor', [one('Div', [a, step], a.shape)], a.shape);
     const shifted = one('Add', [whole, number(zero, 'float32')], a.shape);
     const kept = one('Clip', [shifted, number(0, 'float32'), number(2 * zero - 1, 'float32')], a.shape);
     return one('Cast', [kept], a.shape, { to: int(2) }, 'uint8');
   };
 
-  /** Two codes a byte, apart again: [..., n/2] -> [..., n], bytes around 8. */
+  /** Two codes a byte, apart again and doubled, which makes them whole: [..., n/2] -> [..., n], even bytes around 15. */
   const unpack = (packed: Value): Value => {
-    const low = one('BitwiseAnd', [packed, bytes([15], [])], packed.shape);
-    const high = one('BitShift', [packed, bytes([4], [])], packed.shape, { direction: text('RIGHT') });
+    const even = (direction: 'LEFT' | 'RIGHT', by: number): Value =>
+      one('BitwiseAnd', [one('BitShift', [packed, bytes([by], [])], packed.shape, { direction: text(direction) }), bytes([30], [])], packed.shape);
     const n = at(packed.shape, packed.shape.length - 1);
-    return one('Concat', [low, high], [...packed.shape.slice(0, -1), typeof n === 'number' ? 2 * n : productOfDims([2, n])], { axis: int(-1) });
+    return one('Concat', [even('LEFT', 1), even('RIGHT', 3)], [...packed.shape.slice(0, -1), typeof n === 'number' ? 2 * n : productOfDims([2, n])], { axis: int(-1) });
   };
-  const unpacked = (stored: Value, bits: CodeBits): Value => (bits === 8 ? stored : unpack(stored));
+  /** Whole numbers of which a code is one `unit`: code = (bytes - zero) * unit. */
+  const wholeCodes = (stored: Value, bits: CodeBits): { codes: Value; zero: number; unit: number } =>
+    (bits === 8 ? { codes: stored, zero: 128, unit: 1 } : { codes: unpack(stored), zero: 15, unit: 0.5 });
 
   const words: Pick<StorageEmit<Value>, 'encode' | 'decode' | 'einsumCodes'> = {
     encode(a, step, bits) {
@@ -55,12 +57,12 @@ export function codeWords(host: Host): Pick<StorageEmit<Value>, 'encode' | 'deco
       return one('BitwiseOr', [part(0), high], halfShape);
     },
     decode(stored, bits) {
-      const codes = unpacked(stored, bits);
-      const wide = one('Cast', [codes], codes.shape, { to: int(1) }, 'float32');
-      return one('Sub', [wide, number(2 ** (bits - 1), 'float32')], wide.shape);
+      const { codes, zero, unit } = wholeCodes(stored, bits);
+      const whole = one('Sub', [one('Cast', [codes], codes.shape, { to: int(1) }, 'float32'), number(zero, 'float32')], codes.shape);
+      return unit === 1 ? whole : one('Mul', [whole, number(unit, 'float32')], whole.shape);
     },
     einsumCodes(equation, a, stored, bits) {
-      const codes = unpacked(stored, bits);
+      const { codes, zero, unit } = wholeCodes(stored, bits);
       const { operands, output, length } = parseEinsum(equation, [a.shape, codes.shape]);
       const real = (axes: string): string => [...axes].filter((axis) => length.get(axis) !== 1).join('');
       const dims = (axes: string): Dim[] => [...axes].map((axis) => length.get(axis) ?? 1);
@@ -79,14 +81,15 @@ export function codeWords(host: Host): Pick<StorageEmit<Value>, 'encode' | 'deco
       const top = one('ReduceMax', [one('Abs', [flat], flat.shape), integers([-1])], [matrices * rows, 1], { keepdims: int(1) });
       const step = one('Add', [one('Mul', [top, number(1 / 127, 'float32')], top.shape), number(1e-30, 'float32')], top.shape);
       const rounded = reshape(quantise(flat, step, 8), [...lead, rows, summed]);
+      const steps = unit === 1 ? step : one('Mul', [step, number(unit, 'float32')], step.shape);
       const tokensFirst = right.endsWith(inner); // the codes' own two axes in their order: nothing but a batch is moved
       const table = ordered(reshape(codes, dims(right)), right, batch + (tokensFirst ? cols + inner : inner + cols));
-      const [zeroA, zeroB] = [bytes([128], []), bytes([2 ** (bits - 1)], [])];
+      const [zeroA, zeroB] = [bytes([128], []), bytes([zero], [])];
       const swapped = (value: Value): Value => transpose(value, value.shape.map((_, i) => (i < lead.length ? i : 2 * lead.length + 1 - i)));
       // The long side is the left operand, so that the short one is what the engine packs.
       const product = tokensFirst
-        ? swapped(scaled(one, one('MatMulInteger', [table, swapped(rounded), zeroB, zeroA], [...lead, at(dims(cols), 0), rows], {}, 'int32'), reshape(step, [...lead, 1, rows])))
-        : scaled(one, one('MatMulInteger', [rounded, table, zeroA, zeroB], [...lead, rows, at(dims(cols), 0)], {}, 'int32'), reshape(step, [...lead, rows, 1]));
+        ? swapped(scaled(one, one('MatMulInteger', [table, swapped(rounded), zeroB, zeroA], [...lead, at(dims(cols), 0), rows], {}, 'int32'), reshape(steps, [...lead, 1, rows])))
+        : scaled(one, one('MatMulInteger', [rounded, table, zeroA, zeroB], [...lead, rows, at(dims(cols), 0)], {}, 'int32'), reshape(steps, [...lead, rows, 1]));
       const axes = batch + rowAxes + cols;
       return reshape(ordered(reshape(product, dims(axes)), axes, real(output)), dims(output));
     },
