@@ -99,9 +99,11 @@ export { calibrateWeights } from './session/calibrate-weights.ts';
 export type { CalibratedCodesOptions } from './passes/calibrated-codes.ts';
 export { rotateResidual } from './passes/rotate-residual.ts';
 export { fuseSkipNorms } from './passes/skip-norm.ts';
+export { fuseIntegerProducts } from './passes/fuse-integer-products.ts';
 export { fuseTransposedWeights } from './passes/fuse-transposed-weights.ts';
 export { mergeProjections } from './passes/merge-projections.ts';
 export { mergeRotations } from './passes/merge-rotations.ts';
+export { mergeRoundings } from './passes/merge-roundings.ts';
 export { eager, toEager } from './eager.ts';
 export type { EagerTensor } from './eager.ts';
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
-import { linearHeads, rmsNorm, rope, ropeAngles, ropeTables, swiglu } from '../kernels/index.ts';
+import { linearHeads, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu } from '../kernels/index.ts';
 import { allConstants } from '../lib/graph/constants.ts';
 import { inferShapes } from '../lib/graph/infer.ts';
 import { record, type Recorder, type Value } from '../lib/graph/record.ts';
@@ -18,10 +18,12 @@ import { blockRoundings, type BlockRoundingName } from '../lib/passes/block-roun
 import { calibratedCodes } from '../lib/passes/calibrated-codes.ts';
 import { dequantiseColumns, quantiseColumns } from '../lib/passes/column-codes.ts';
 import { compensatedCodes } from '../lib/passes/compensated-codes.ts';
+import { fuseIntegerProducts } from '../lib/passes/fuse-integer-products.ts';
 import { fuseTransposedWeights } from '../lib/passes/fuse-transposed-weights.ts';
 import { inputMoments } from '../lib/passes/input-moments.ts';
 import { mergeProjections } from '../lib/passes/merge-projections.ts';
 import { mergeRotations } from '../lib/passes/merge-rotations.ts';
+import { mergeRoundings } from '../lib/passes/merge-roundings.ts';
 import { edgesOf, replaceNodes, runPasses, type Pass } from '../lib/passes/pass.ts';
 import { quantiseDynamic } from '../lib/passes/quantise-dynamic.ts';
 import { fittingBlockSize, quantiseWeights } from '../lib/passes/quantise-weights.ts';
@@ -377,6 +379,33 @@ t.test('rotations of neighbouring pieces become one', async (t) => {
   for (const port of ['value', 'query', 'key']) t.ok(distance(floats(got[port]), floats(want[port])) < 1e-6, port);
   t.equal(count(runPasses(rotations(true), [fuseTransposedWeights, mergeProjections, mergeRotations]), 'RotaryEmbedding'), 2, 'other angles stay apart');
   t.end();
+});
+
+/** Queries of three heads against cached rows of 8 bits, and the new row; `other`: queries that something else happens to first. */
+const roundings = (other: boolean): Subgraph => record('roundings', {
+  x: { dtype: 'float32', shape: [1, 1, 64] }, past: { dtype: 'uint8', shape: ['p', 8] }, past_step: { dtype: 'float32', shape: ['p', 1] },
+}, (g, { x, past, past_step }) => {
+  const query = linear(g, x, g.parameter('q', draw(101, [3 * (other ? 16 : 8), 64])));
+  const row = storeRows(g, linear(g, x, g.parameter('k', draw(103, [8, 64]))), 'int8');
+  const old = storedRows(g, { format: 'int8', bytes: g.reshape(past, [1, 'p', 8]), step: g.reshape(past_step, [1, 'p', 1]) });
+  const heads = other ? g.scale(g.reshape(query, [1, 1, 1, 6, 8]), 2) : g.reshape(query, [1, 1, 1, 3, 8]);
+  if (!('bytes' in row)) throw new TypeError(`8-bit rows have a step, got ${row.format}`);
+  return { scores: old.score(heads), bytes: row.bytes, step: row.step };
+});
+
+t.test('roundings of neighbouring pieces become one, and whole-number products scale their sums', async (t) => {
+  const passes: readonly Pass[] = [fuseTransposedWeights, mergeProjections, mergeRoundings, fuseIntegerProducts];
+  const g = roundings(false), merged = runPasses(g, passes);
+  inferShapes(merged);
+  t.same([count(g, 'QuantizeLinear'), count(merged, 'QuantizeLinear'), count(merged, 'Cast'), count(merged, 'MatMulIntegerToFloat')], [2, 1, 0, 1]);
+  const feeds = { x: draw(105, [1, 1, 64]), past: tensor('uint8', [5, 8], Uint8Array.from({ length: 40 }, (_, i) => (i * 37) % 256)), past_step: draw(107, [5, 1]) };
+  const [want, got] = [await runSubgraph(g, feeds, { threads: 1 }), await runSubgraph(merged, feeds, { threads: 1 })];
+  t.ok(distance(floats(got.scores), floats(want.scores)) < 1e-6, 'scores');
+  t.same([got.bytes?.data, got.step?.data, got.bytes?.shape, got.step?.shape], [want.bytes?.data, want.step?.data, want.bytes?.shape, want.step?.shape], 'the row');
+  const appends = [{ input: 'past', output: 'bytes' }, { input: 'past_step', output: 'step' }];
+  t.equal(appendsAreOrdered(runPasses(g, [fuseTransposedWeights, mergeProjections]), appends), false);
+  t.equal(appendsAreOrdered(merged, appends), true, 'queries and row are rounded by one node');
+  t.equal(count(runPasses(roundings(true), passes), 'QuantizeLinear'), 2, 'rows that were changed first stay apart');
 });
 
 t.test('rows appended in place: what is read before it is written is found', async (t) => {

@@ -1,9 +1,11 @@
 /** The passes that make a graph fast and leave its numbers, in the order in which they find each other's work. */
+import { fuseIntegerProducts } from './fuse-integer-products.ts';
 import { fuseTransposedWeights } from './fuse-transposed-weights.ts';
 import { mergeProjections } from './merge-projections.ts';
 import { mergeRotations } from './merge-rotations.ts';
+import { mergeRoundings } from './merge-roundings.ts';
 import type { Pass } from './pass.ts';
 import { fuseSkipNorms } from './skip-norm.ts';
 
 /** Run behind all other passes on the graph of a decoding step, unless a session is given others. */
-export const decodePasses: readonly Pass[] = [fuseSkipNorms, fuseTransposedWeights, mergeProjections, mergeRotations];
+export const decodePasses: readonly Pass[] = [fuseSkipNorms, fuseTransposedWeights, mergeProjections, mergeRotations, mergeRoundings, fuseIntegerProducts];
