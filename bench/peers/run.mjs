@@ -30,9 +30,9 @@ const torch = (dtype) => ({ name: `transformers on PyTorch ${dtype}`, needs: [jo
 /** In this order, ours between the peers: a machine that changes its speed changes it for both. */
 const systems = [
   genai('int4'),
-  ...(values.model === undefined ? [] : [ours('converted', values.model, 'int8-dynamic', 'f32'), ours('converted', values.model, 'int8-dynamic', 'int8'), ours('converted', values.model, 'int4', 'int8')]),
+  ...(values.model === undefined ? [] : [ours('converted', values.model, 'int4', 'f32'), ours('converted', values.model, 'int4', 'int8'), ours('converted', values.model, 'int8-dynamic', 'f32')]),
   llama('Q4_0'),
-  ...(values['model-small'] === undefined ? [] : [ours('converted small', values['model-small'], 'int8-dynamic', 'f32'), ours('converted small', values['model-small'], 'int8-dynamic', 'int8')]),
+  ...(values['model-small'] === undefined ? [] : [ours('converted small', values['model-small'], 'int4', 'f32'), ours('converted small', values['model-small'], 'int8-dynamic', 'f32')]),
   llama('Q8_0'), nodeLlama('Q4_0'), genai('fp32'),
   ...(values.model === undefined ? [] : [ours('converted', values.model, 'f32', 'f32')]),
   torch('float32'), torch('bfloat16'),
