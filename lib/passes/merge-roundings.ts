@@ -32,97 +32,120 @@ interface Rounding {
 export function mergeRoundings(subgraph: Subgraph): Subgraph {
   const edges = edgesOf(subgraph), fresh = freshNames(subgraph);
   const replaced = new Map<Node, readonly Node[]>(), constants = new Map<string, Constant>();
-  const constant = (base: string, tensor: HostTensor): string => {
-    const name = fresh(base);
-    constants.set(name, tensor);
-    return name;
+  const host: Host = {
+    fresh,
+    constant(base, tensor) {
+      const name = fresh(base);
+      constants.set(name, tensor);
+      return name;
+    },
   };
-  const integers = (base: string, values: readonly number[]): string => constant(base, { dtype: 'int64', shape: [values.length], data: BigInt64Array.from(values, BigInt) });
   for (const split of subgraph.nodes) {
-    const sizes = splitSizes(edges, split);
-    if (sizes === null) continue;
-    const roundings = split.outputs.map((edge, i) => roundingOf(edges, edge, sizes[i]!));
-    const from = roundings.findIndex((one, i) => one !== null && one.rule === roundings[i + 1]?.rule);
-    if (from < 0) continue;
-    let end = from + 1;
-    while (roundings[end]?.rule === roundings[from]!.rule) end++;
-    const merged = roundings.slice(from, end).filter((one) => one !== null), [first] = merged as [Rounding, ...Rounding[]];
-    const counts = merged.map(({ rows }) => rows), n = counts.reduce((a, b) => a + b, 0);
-    const piece = fresh(`${split.inputs[0]!}.rounding`), edge = (name: string): string => fresh(`${piece}.${name}`);
-    const outputs = [...split.outputs.slice(0, from), piece, ...split.outputs.slice(end)], isWhole = outputs.length === 1;
-    const [rows, size, top, scaled, steps, flat, codes] = ['rows', 'size', 'top', 'scaled', 'steps', 'flat', 'codes'].map(edge) as [string, string, string, string, string, string, string];
-    const zeros = constant(`${piece}.zeros`, { dtype: 'uint8', shape: [n], data: new Uint8Array(n).fill(first.zero) });
-    const lengths = integers(`${piece}.counts`, counts);
-    for (const { nodes } of merged) for (const node of nodes) replaced.set(node, []);
-    const views: Node[] = [];
-    const shaped = (name: string, hasLead: boolean, shape: readonly number[]): string => {
-      if (hasLead) return name;
-      const led = edge(name);
-      views.push(standard('Reshape', [led, integers(`${led}.shape`, shape)], [name]));
-      return led;
-    };
-    const codePieces = merged.map((one) => shaped(one.codes, one.codesLead, [one.rows, one.width]));
-    const stepPieces = merged.map((one) => shaped(one.steps, one.stepsLead, [one.rows, 1]));
-    replaced.set(split, [
-      ...(isWhole ? [] : [standard('Split', [split.inputs[0]!, integers(`${piece}.lengths`, [...sizes.slice(0, from), n * first.width, ...sizes.slice(end)])], outputs, { axis: int(-1) })]),
-      standard('Reshape', [isWhole ? split.inputs[0]! : piece, integers(`${piece}.shape`, [1, n, first.width])], [rows]),
-      standard('Abs', [rows], [size]),
-      standard('ReduceMax', [size, integers(`${piece}.axes`, [-1])], [top], { keepdims: int(1) }),
-      standard('Mul', [top, first.factor], [scaled]),
-      standard('Add', [scaled, first.least], [steps]),
-      standard('Reshape', [steps, integers(`${piece}.count`, [n])], [flat]),
-      standard('QuantizeLinear', [rows, flat, zeros], [codes], { axis: int(1) }),
-      standard('Split', [codes, lengths], codePieces, { axis: int(1) }),
-      standard('Split', [steps, lengths], stepPieces, { axis: int(1) }),
-      ...views,
-    ]);
+    const run = runOf(edges, split);
+    if (run === null) continue;
+    for (const { nodes } of run.roundings) for (const node of nodes) replaced.set(node, []);
+    replaced.set(split, mergedNodes(split, run, host));
   }
   return replaceNodes(subgraph, replaced, constants);
 }
 
-/** Sizes of the pieces of a Split along the last axis; null for any other node. */
-function splitSizes(edges: Edges, node: Node): number[] | null {
-  const sizes = edges.constant(node.inputs[1] ?? '');
-  return operator(node) === 'Split' && intAttribute(node, 'axis', 0) === -1 && sizes !== undefined ? numbersOf(sizes) : null;
+interface Host {
+  fresh(base: string): string;
+  constant(base: string, tensor: HostTensor): string;
 }
 
-const numbersOf = (constant: Constant): number[] => Array.from<number | bigint, number>(readConstant(constant).data, Number);
+/** Neighbouring pieces of a Split that are rounded alike. */
+interface Run {
+  readonly sizes: readonly number[];
+  /** The first of them. */
+  readonly from: number;
+  readonly roundings: readonly Rounding[];
+}
 
-/** The rounding that is all that happens to a piece [1, 1, size]. */
+function runOf(edges: Edges, split: Node): Run | null {
+  const sizes = splitSizes(edges, split);
+  const found = sizes === null ? [] : split.outputs.map((edge, i) => roundingOf(edges, edge, sizes[i] ?? NaN));
+  const from = found.findIndex((one, i) => one !== null && one.rule === found[i + 1]?.rule);
+  if (sizes === null || from < 0) return null;
+  const after = found.slice(from), other = after.findIndex((one) => one?.rule !== found[from]?.rule);
+  return { sizes, from, roundings: (other < 0 ? after : after.slice(0, other)).filter((one) => one !== null) };
+}
+
+/** The undivided piece, rounded, and what each piece gave before under its own name. */
+function mergedNodes(split: Node, { sizes, from, roundings }: Run, { fresh, constant }: Host): Node[] {
+  const { width, factor, least, zero } = roundings[0]!, counts = roundings.map(({ rows }) => rows), n = counts.reduce((a, b) => a + b, 0), end = from + roundings.length;
+  const whole = split.inputs[0]!, piece = fresh(`${whole}.rounding`), edge = (name: string): string => fresh(`${piece}.${name}`);
+  const integers = (name: string, values: readonly number[]): string => constant(`${piece}.${name}`, { dtype: 'int64', shape: [values.length], data: BigInt64Array.from(values, BigInt) });
+  const outputs = [...split.outputs.slice(0, from), piece, ...split.outputs.slice(end)], isWhole = outputs.length === 1;
+  const rows = edge('rows'), size = edge('size'), top = edge('top'), scaled = edge('scaled'), steps = edge('steps'), flat = edge('flat'), codes = edge('codes');
+  const views: Node[] = [];
+  /** Names for pieces [1, rows, ...], with a view behind each that had been [rows, ...]. */
+  const pieces = (given: readonly { name: string; hasLead: boolean; shape: readonly number[] }[]): string[] => given.map(({ name, hasLead, shape }) => {
+    if (hasLead) return name;
+    const led = edge(name);
+    views.push(standard('Reshape', [led, integers(`${name}.shape`, shape)], [name]));
+    return led;
+  });
+  return [
+    ...(isWhole ? [] : [standard('Split', [whole, integers('lengths', [...sizes.slice(0, from), n * width, ...sizes.slice(end)])], outputs, { axis: int(-1) })]),
+    standard('Reshape', [isWhole ? whole : piece, integers('shape', [1, n, width])], [rows]),
+    standard('Abs', [rows], [size]),
+    standard('ReduceMax', [size, integers('axes', [-1])], [top], { keepdims: int(1) }),
+    standard('Mul', [top, factor], [scaled]),
+    standard('Add', [scaled, least], [steps]),
+    standard('Reshape', [steps, integers('count', [n])], [flat]),
+    standard('QuantizeLinear', [rows, flat, constant(`${piece}.zeros`, { dtype: 'uint8', shape: [n], data: new Uint8Array(n).fill(zero) })], [codes], { axis: int(1) }),
+    standard('Split', [codes, integers('counts', counts)], pieces(roundings.map((one) => ({ name: one.codes, hasLead: one.codesLead, shape: [one.rows, one.width] }))), { axis: int(1) }),
+    standard('Split', [steps, integers('counts', counts)], pieces(roundings.map((one) => ({ name: one.steps, hasLead: one.stepsLead, shape: [one.rows, 1] }))), { axis: int(1) }),
+    ...views,
+  ];
+}
+
+/** Sizes of the pieces of a Split along the last axis; null for any other node. */
+const splitSizes = (edges: Edges, node: Node): number[] | null => (operator(node) === 'Split' && intAttribute(node, 'axis', 0) === -1 ? valuesOf(edges, node.inputs[1] ?? '') : null);
+
+/** The rounding that is all that happens to a piece [1, 1, size]: codes from a view [rows, width] of it, sizes from that view or the piece itself. */
 function roundingOf(edges: Edges, piece: string, size: number): Rounding | null {
-  const reshapes = edges.readers(piece).filter((node) => operator(node) === 'Reshape');
-  // Codes come from a view [rows, width] of the piece; its sizes from the same view or from the piece itself.
-  for (const view of reshapes) {
-    const [rows, width, ...more] = shapeOf(edges, view) ?? [];
-    if (rows === undefined || width === undefined || more.length > 0) continue;
-    const quantise = edges.readers(view.outputs[0]!).find((node) => operator(node) === 'QuantizeLinear' && intAttribute(node, 'axis', 1) === 0);
-    const flat = quantise === undefined ? undefined : edges.producer(quantise.inputs[1] ?? '');
-    const least = flat === undefined || operator(flat) !== 'Reshape' ? undefined : edges.producer(flat.inputs[0]!);
-    const scaled = producerOf(edges, least, 'Add'), top = producerOf(edges, scaled, 'Mul'), magnitude = producerOf(edges, top, 'ReduceMax');
-    const zeros = edges.constant(quantise?.inputs[2] ?? '');
-    if (quantise === undefined || flat === undefined || least === undefined || scaled === undefined || top === undefined || magnitude === undefined || zeros === undefined) continue;
-    const source = magnitude.inputs[0]!, stepsLead = source === piece, zero = numbersOf(zeros)[0] ?? NaN;
-    const axes = edges.constant(top.inputs[1] ?? ''), [factor, smallest] = [scaled.inputs[1]!, least.inputs[1]!];
-    if (operator(magnitude) !== 'Abs' || (stepsLead ? rows !== 1 : source !== view.outputs[0]) || rows * width !== size || axes === undefined || numbersOf(axes).join() !== '-1') continue;
-    if (edges.constant(factor) === undefined || edges.constant(smallest) === undefined) continue;
-    const behind = soleReader(edges, quantise.outputs[0]!), isRow = behind !== undefined && operator(behind) === 'Reshape' && shapeOf(edges, behind)?.join() === [1, rows, width].join();
-    const nodes = [view, magnitude, top, scaled, least, flat, quantise, ...(isRow ? [behind] : [])];
-    // Nothing else may read what is gone afterwards; codes and steps stay.
-    const inner = [piece, ...nodes.filter((node) => node !== least && node !== nodes.at(-1)).map((node) => node.outputs[0]!)];
-    if (inner.some((name) => edges.isOutput(name) || edges.readers(name).some((reader) => !nodes.includes(reader)))) continue;
+  for (const view of edges.readers(piece)) {
+    const [rows = 0, width = 0, ...more] = shapeOf(edges, view) ?? [], chain = chainOf(edges, view.outputs[0]!);
+    if (chain === null || more.length > 0 || rows * width !== size) continue;
+    const { quantise, flat, least, scaled, top, magnitude } = chain;
+    const source = magnitude.inputs[0]!, stepsLead = source === piece && rows === 1;
+    const [zeros, axes, factor, smallest] = [quantise.inputs[2], top.inputs[1], scaled.inputs[1], least.inputs[1]].map((edge = '') => valuesOf(edges, edge));
+    if (!(stepsLead || source === view.outputs[0]) || axes?.join() !== '-1' || zeros?.[0] === undefined || factor === null || smallest === null) continue;
+    const behind = soleReader(edges, quantise.outputs[0]!), isRow = behind !== undefined && shapeOf(edges, behind)?.join() === [1, rows, width].join();
+    const last = isRow ? behind : quantise, nodes = [view, magnitude, top, scaled, least, flat, quantise, last];
+    // Codes and steps stay; nothing else may be read by others, for it is gone afterwards.
+    const gone = [piece, ...nodes.filter((node) => node !== least && node !== last).map((node) => node.outputs[0]!)];
+    if (gone.some((name) => edges.isOutput(name) || edges.readers(name).some((reader) => !nodes.includes(reader)))) continue;
     return {
-      rows, width, zero, factor, least: smallest, steps: least.outputs[0]!, stepsLead, codes: nodes.at(-1)!.outputs[0]!, codesLead: isRow, nodes,
-      rule: JSON.stringify([width, zero, numbersOf(edges.constant(factor)!), numbersOf(edges.constant(smallest)!)]),
+      rows, width, nodes, zero: zeros[0], factor: scaled.inputs[1]!, least: least.inputs[1]!, steps: least.outputs[0]!, stepsLead, codes: last.outputs[0]!, codesLead: isRow,
+      rule: JSON.stringify([width, zeros[0], factor, smallest]),
     };
   }
   return null;
 }
 
-/** Who writes the first input of a node that is an `op`. */
-const producerOf = (edges: Edges, node: Node | undefined, op: string): Node | undefined => (node !== undefined && operator(node) === op ? edges.producer(node.inputs[0]!) : undefined);
+/** QuantizeLinear(rows, Reshape(Add(Mul(ReduceMax(Abs(...)), factor), least))), one step per row. */
+function chainOf(edges: Edges, rows: string): { quantise: Node; flat: Node; least: Node; scaled: Node; top: Node; magnitude: Node } | null {
+  const quantise = edges.readers(rows).find((node) => operator(node) === 'QuantizeLinear' && intAttribute(node, 'axis', 1) === 0 && node.inputs[0] === rows);
+  const flat = writerOf(edges, quantise?.inputs[1], 'Reshape'), least = writerOf(edges, flat?.inputs[0], 'Add'), scaled = writerOf(edges, least?.inputs[0], 'Mul');
+  const top = writerOf(edges, scaled?.inputs[0], 'ReduceMax'), magnitude = writerOf(edges, top?.inputs[0], 'Abs');
+  if (quantise === undefined || flat === undefined || least === undefined || scaled === undefined || top === undefined || magnitude === undefined) return null;
+  return { quantise, flat, least, scaled, top, magnitude };
+}
 
-/** The constant shape that a Reshape asks for. */
-function shapeOf(edges: Edges, reshape: Node): number[] | null {
-  const shape = edges.constant(reshape.inputs[1] ?? '');
-  return shape === undefined ? null : numbersOf(shape);
+/** The node that writes an edge, if it is an `op`. */
+function writerOf(edges: Edges, edge: string | undefined, op: string): Node | undefined {
+  const node = edge === undefined ? undefined : edges.producer(edge);
+  return node !== undefined && operator(node) === op ? node : undefined;
+}
+
+/** The constant shape that a Reshape asks for; null for any other node. */
+const shapeOf = (edges: Edges, node: Node): number[] | null => (operator(node) === 'Reshape' ? valuesOf(edges, node.inputs[1] ?? '') : null);
+
+/** The numbers of a constant. */
+function valuesOf(edges: Edges, edge: string): number[] | null {
+  const constant = edges.constant(edge);
+  return constant === undefined ? null : Array.from<number | bigint, number>(readConstant(constant).data, Number);
 }
