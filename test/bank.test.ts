@@ -276,6 +276,13 @@ t.test('leading directions: the randomised way finds those of the exact one', as
   for (let i = 0; i < rank; i++) t.ok(Math.abs(found.spectrum[i]! / exact.spectrum[i]! - 1) < 1e-4, `value ${i}`);
   const both = await plainGemm.multiply(exact.directions, found.directions, { transposeB: true });
   t.ok(Math.abs(Math.hypot(...both.data) - Math.sqrt(rank)) < 1e-4, 'one subspace');
+  // Few tokens whose variance is nearly all in one direction: what float32 leaves of the others is noise of either sign.
+  const loud = Float64Array.from({ length: d }, (_, i) => 1 + i / d), noisy = matrix(d, d, Float64Array.from({ length: d * d }, (_, at) => loud[Math.floor(at / d)]! * loud[at % d]! - (at % (d + 1) === 0 ? 1e-3 : 0)));
+  const { directions, spectrum } = await leadingDirections(m, noisy, 2, { gemm: plainGemm, seed: 1, exactUpTo: 30 });
+  const image = await plainGemm.multiply(m, matrix(d, 1, loud)), length = Math.hypot(...image.data);
+  t.ok(Math.abs(Math.abs(image.data.reduce((sum, x, i) => sum + x * directions.data[i]!, 0)) / length - 1) < 1e-3, 'the direction that there is');
+  t.ok(spectrum[1]! < 0.02 * spectrum[0]!, 'and next to nothing else');
+  await t.rejects(leadingDirections(m, matrix(d, d, noisy.data.map((x) => -x)), 2, { gemm: plainGemm, seed: 1, exactUpTo: 30 }), /the covariance must be that of some inputs, got pivot/);
 });
 
 for (const name of ['llama-mha', 'llama-gqa-tied', 'llama-mqa', 'llama-bias', 'llama-yarn-rope', 'mistral', 'qwen2']) {

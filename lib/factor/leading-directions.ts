@@ -1,5 +1,5 @@
 /** The directions that carry most of M x for inputs x of a given covariance, for matrices of any size. */
-import { cholesky } from '../linalg/cholesky.ts';
+import { factorSpd } from '../linalg/cholesky.ts';
 import { eigh } from '../linalg/eigh.ts';
 import type { Gemm } from '../linalg/gemm.ts';
 import { matrix, takeColumns, transpose, type Matrix } from '../linalg/matrix.ts';
@@ -14,8 +14,12 @@ export interface LeadingOptions {
   readonly exactUpTo?: number;
 }
 
-/** Added to every variance where the covariance must be positive definite, relative to their mean: above the rounding of float32 sums over tokens, far below what counts. */
+/**
+ * Added to every variance where the covariance must be positive definite, relative to their mean: above the rounding of float32
+ * sums over tokens, far below what counts. Where one direction holds nearly all variance its rounding is larger; then up to MOST.
+ */
 const VARIANCE_FLOOR = 1e-5;
+const MOST_VARIANCE_FLOOR = 0.1;
 /** Below this share of the largest variance a direction of the randomised way is noise. */
 const EMPTY_VARIANCE = 1e-7;
 
@@ -33,7 +37,7 @@ export async function leadingDirections(m: Matrix, covariance: Matrix, rank: num
       spectrum: Float64Array.from({ length: n }, (_, i) => Math.sqrt(Math.max(values[n - 1 - i]!, 0))),
     };
   }
-  const lower = await cholesky(withFloor(covariance), { gemm });
+  const lower = await rootOf(covariance, gemm);
   const { u } = await truncatedSvd(await gemm.multiply(m, lower), rank, { gemm, random: seededRandom(seed), exactUpTo });
   const directions = transpose(u);
   return { directions, spectrum: await deviations(await gemm.multiply(directions, m), covariance, gemm) };
@@ -51,10 +55,19 @@ async function deviations(a: Matrix, covariance: Matrix, gemm: Gemm): Promise<Fl
   return variances.map((x) => (x > least ? Math.sqrt(x) : 0));
 }
 
-function withFloor({ rows, data }: Matrix): Matrix {
+/** Lower triangular L with L L^T = J, its variances raised by the least floor that makes it positive definite. */
+async function rootOf(covariance: Matrix, gemm: Gemm): Promise<Matrix> {
+  for (let floor = VARIANCE_FLOOR; ; floor *= 10) {
+    const factored = await factorSpd(withFloor(covariance, floor), gemm);
+    if (factored.definite) return factored.lower;
+    if (floor > MOST_VARIANCE_FLOOR) throw new RangeError(`leadingDirections: the covariance must be that of some inputs, got pivot ${factored.value} in row ${factored.pivot} with a tenth of the mean variance added`);
+  }
+}
+
+function withFloor({ rows, data }: Matrix, floor: number): Matrix {
   const raised = Float64Array.from(data);
   let trace = 0;
   for (let i = 0; i < rows; i++) trace += data[i * rows + i]!;
-  for (let i = 0; i < rows; i++) raised[i * rows + i]! += (VARIANCE_FLOOR * trace) / rows;
+  for (let i = 0; i < rows; i++) raised[i * rows + i]! += (floor * trace) / rows;
   return matrix(rows, rows, raised);
 }
