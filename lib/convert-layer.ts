@@ -56,24 +56,37 @@ export const planOptions = (plan: PlanStrategyName, { pairs, components }: Resol
   strategy: plan, ...(pairs === null ? {} : { pairs }), ...(components === null ? {} : { components }), ...(fold === null ? {} : { fold }), ...(statistics === null ? {} : { statistics }),
 });
 
-/** Reads, converts and, with text, refits layer `layer`. Errors: what the four functions refuse. */
-export async function convertLayer(model: Model, layer: number, statistics: LayerStatistics | null, options: LayerPlan): Promise<{ mla: MlaLayer; report: LayerReport }> {
-  const { budget, latentGroups, gemm, seed, singularValues, fold, ranks, refit } = options;
-  const { pairs } = budget;
+/** A layer through the four functions, and what its report says of them. What this reads and makes on the way is gone when it returns. */
+async function factoredLayer(
+  model: Model, layer: number, collect: () => Promise<LayerStatistics | null>, options: LayerPlan,
+): Promise<{ built: MlaLayer; report: Omit<LayerReport, 'outputError' | 'outputErrorBeforeRefit'> }> {
+  const { budget, latentGroups, gemm, seed, singularValues, fold, ranks } = options;
   const rank = ranks?.rank ?? budget.rank;
-  const attention = await readAttentionLayer(model, layer);
+  const [statistics, attention] = [await collect(), await readAttentionLayer(model, layer)];
   const known = statistics === null ? {} : { statistics };
   const plan = rankRopeDims(attention, planOptions(options.plan, budget, fold, statistics));
   const factors = await jointKvSvd(attention, plan, { strategy: options.factor, singularValues, rank, ...(ranks === null ? {} : { keyRank: ranks.keyRank }), latentGroups, gemm, seed, ...known });
   const built = buildMlaLayer(attention, plan, factors);
+  return {
+    built,
+    report: {
+      layer, rank, components: plan.components.length, pairs: budget.pairs, keyError: factors.keyError, valueError: factors.valueError,
+      energyKept: factors.energyKept, spectrum: Array.from(factors.spectrum), frequencies: built.frequencies,
+    },
+  };
+}
+
+/**
+ * Reads, converts and, with text, refits layer `layer`. `statistics` is asked once: the refit of a large layer needs the
+ * memory that they and the source's weights took. Errors: what the four functions refuse.
+ */
+export async function convertLayer(model: Model, layer: number, statistics: () => Promise<LayerStatistics | null>, options: LayerPlan): Promise<{ mla: MlaLayer; report: LayerReport }> {
+  const { refit } = options;
+  const { built, report } = await factoredLayer(model, layer, statistics, options);
   const fitted = refit === null ? null : await refit.pass.next(built, refit.targets);
   return {
     mla: fitted?.mla ?? built,
-    report: {
-      layer, rank, components: plan.components.length, pairs, keyError: factors.keyError, valueError: factors.valueError,
-      outputError: fitted?.errorAfter ?? null, outputErrorBeforeRefit: fitted !== null && refit?.changes === true ? fitted.errorBefore : null,
-      energyKept: factors.energyKept, spectrum: Array.from(factors.spectrum), frequencies: built.frequencies,
-    },
+    report: { ...report, outputError: fitted?.errorAfter ?? null, outputErrorBeforeRefit: fitted !== null && refit?.changes === true ? fitted.errorBefore : null },
   };
 }
 

@@ -1,5 +1,6 @@
 /** Whole-model conversion: layer by layer through the four functions into one directory that any loader can read. */
 import { mkdir, rm } from 'node:fs/promises';
+import { totalmem } from 'node:os';
 import { basename, join } from 'node:path';
 import { refuseOccupied, writeDirectoryAtomic, writeFileAtomic, type WriteOptions } from './atomic-write.ts';
 import { resolveBudget, type Budget, type ResolvedBudget } from './budget.ts';
@@ -18,7 +19,7 @@ import { rowElements, type MlaConfig, type MlaLayerConfig } from './models/mla-c
 import type { Model } from './models/model.ts';
 import { planStrategies, type PlanStrategyName } from './plan/index.ts';
 import { openRefit } from './refit.ts';
-import { heldOutPerplexity, type HeldOutPerplexity } from './report/held-out.ts';
+import { heldOutPerplexity, tooLargeToRun, type HeldOutPerplexity } from './report/held-out.ts';
 import { reportHtml } from './report/report-html.ts';
 import type { FoldSearch } from './search-fold.ts';
 import type { Calibration } from './statistics/calibration.ts';
@@ -44,6 +45,11 @@ export interface ConvertOptions {
   readonly latentGroups?: number | undefined;
   /** Text whose activations guide the conversion: statistics are collected from it, and the refit runs on it. */
   readonly calibration?: Calibration | undefined;
+  /**
+   * Memory of the machine. Perplexity of the calibration's held-out text needs the whole model at once; where its weights in
+   * float32 are more than half of this it is not measured, which the warnings say. Default: os.totalmem().
+   */
+  readonly memoryBytes?: number | undefined;
   /** Statistics that exist already; instead of collecting them. They must be of this model. */
   readonly statistics?: ModelStatistics | readonly LayerStatistics[] | undefined;
   /** Directory where collected statistics are saved, reused when they fit, and gone on with when a collection was stopped. */
@@ -116,7 +122,7 @@ export async function convert(model: Model, out: string, options: ConvertOptions
       const pass = calibration === null ? null : await openRefit(model, calibration, { gemm, change: refit, threads, signal });
       for (let layer = 0; layer < model.config.layers; layer++) {
         signal?.throwIfAborted();
-        const known = chosen.statistics === null ? null : await chosen.statistics(layer);
+        const known = async (): Promise<LayerStatistics | null> => (chosen.statistics === null ? null : chosen.statistics(layer));
         const { mla, report: layerReport } = await convertLayer(model, layer, known, { plan, factor, singularValues, budget, latentGroups, fold: chosen.fold, ranks: chosen.ranks?.[layer] ?? null, seed, gemm, refit: pass === null ? null : { pass, changes: refit, targets: targets?.get(layer) ?? null } });
         targets?.delete(layer);
         const file = join(layersDirectory, `${layer}.safetensors`);
@@ -141,9 +147,10 @@ export async function convert(model: Model, out: string, options: ConvertOptions
     const before = 2 * model.config.kvHeads * model.config.headDim * model.config.layers;
     const after = layers.reduce((sum, layer) => sum + rowElements(layer.config), 0);
     await writeFileAtomic(join(directory, 'config.json'), `${JSON.stringify({ ...model.config.raw, mla: config }, null, 1)}\n`, write);
-    const perplexity = await heldOutPerplexity(model, directory, calibration?.heldOut ?? [], { threads, signal });
+    const heldOut = calibration?.heldOut ?? [], unmeasured = heldOut.length === 0 ? null : tooLargeToRun(model, options.memoryBytes ?? totalmem());
+    const perplexity = await heldOutPerplexity(model, directory, unmeasured === null ? heldOut : [], { threads, signal });
     report = {
-      source: basename(model.path), plan, factor, budget: budget.reason, fold: chosen.fold, foldSearch: chosen.foldSearch, warnings: conversionWarnings(model.config, budget, calibration),
+      source: basename(model.path), plan, factor, budget: budget.reason, fold: chosen.fold, foldSearch: chosen.foldSearch, warnings: [...conversionWarnings(model.config, budget, calibration), ...(unmeasured === null ? [] : [unmeasured])],
       calibration: calibration === null ? null : { ...calibration.identity, refit },
       cacheElementsPerToken: { before, after }, reduction: 1 - after / before,
       layers: layers.map((layer) => layer.report), perplexity, healing: null, seconds: (clock() - start) / 1000,

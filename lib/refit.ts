@@ -2,7 +2,7 @@
  * What is left of a conversion's error, repaired by least squares: layer by layer, with the converted model's own inputs,
  * o_proj and its bias are fitted to the source's attention output. Source: this project, docs/frequency-bank.md, step 3.
  */
-import type { HostTensor } from './graph/subgraph.ts';
+import type { Constant, HostTensor } from './graph/subgraph.ts';
 import { openRuntime, type Runtime } from './graph/runtime.ts';
 import type { Gemm } from './linalg/gemm.ts';
 import { solveSpd } from './linalg/cholesky.ts';
@@ -80,6 +80,26 @@ export async function openRefit(model: Model, calibration: Calibration, options:
       await open.release();
     }
   };
+  const state = (data: Float32Array): HostTensor => ({ dtype: 'float32', shape: [1, window, model.config.hidden], data });
+  /** The layer fitted to the targets, what its heads attend to, and the squares of its error before and of the targets. The normal equations are gone when this returns. */
+  const fit = async (before: MlaLayer, constants: ReadonlyMap<string, Constant>, targets: WindowStore): Promise<{ mla: MlaLayer; attended: WindowStore; lost: number; whole: number }> => {
+    const { hidden } = before, features = before.heads * before.valueWidth;
+    const attended = memoryStore();
+    const [gram, cross] = [new Float64Array((features + 1) ** 2), new Float64Array((features + 1) * hidden)];
+    let [lost, whole] = [0, 0];
+    const wanted = ['attended', 'lost', 'whole', ...(change ? ['gram', 'cross'] : [])];
+    await eachWindow(openRuntime(convertedAttentionSubgraph(model, before, constants, rowWeights), runtimeOptions), async (runtime, at) => {
+      const parts = await runtime.run({ hidden: state(await converted.read(at)), target: state(await targets.read(at)) }, wanted);
+      await attended.write(at, floats(parts.attended, 'attended'));
+      lost += sumOf(parts.lost);
+      whole += sumOf(parts.whole);
+      if (change) {
+        addTo(gram, floats(parts.gram, 'gram'));
+        addTo(cross, floats(parts.cross, 'cross'));
+      }
+    });
+    return { mla: change ? replaceOutput(before, await ridgeStep(gram, cross, features, hidden, damping, gemm)) : before, attended, lost, whole };
+  };
   let expected = 0;
   let sourceAt = 0; // the layer whose input `source` holds
   return {
@@ -90,7 +110,6 @@ export async function openRefit(model: Model, calibration: Calibration, options:
       expected++;
       const last = expected === model.config.layers;
       const constants = await loadLayerWeights(model, layer);
-      const state = (data: Float32Array): HostTensor => ({ dtype: 'float32', shape: [1, window, hidden], data });
       const targets = known ?? memoryStore();
       if (known === null) {
         if (sourceAt !== layer) throw new RangeError(`openRefit: targets must go on being given, got none for layer ${layer}`);
@@ -102,31 +121,14 @@ export async function openRefit(model: Model, calibration: Calibration, options:
         sourceAt = layer + 1;
       }
 
-      const before = change ? valuesFromLatent(given) : given;
-      const features = before.heads * before.valueWidth;
-      const attended = memoryStore();
-      const [gram, cross] = [new Float64Array((features + 1) ** 2), new Float64Array((features + 1) * hidden)];
-      let [lost, whole] = [0, 0];
-      const wanted = ['attended', 'lost', 'whole', ...(change ? ['gram', 'cross'] : [])];
-      await eachWindow(openRuntime(convertedAttentionSubgraph(model, before, constants, rowWeights), runtimeOptions), async (runtime, at) => {
-        const parts = await runtime.run({ hidden: state(await converted.read(at)), target: state(await targets.read(at)) }, wanted);
-        await attended.write(at, floats(parts.attended, 'attended'));
-        lost += sumOf(parts.lost);
-        whole += sumOf(parts.whole);
-        if (change) {
-          addTo(gram, floats(parts.gram, 'gram'));
-          addTo(cross, floats(parts.cross, 'cross'));
-        }
-      });
-      const mla = change ? replaceOutput(before, await ridgeStep(gram, cross, features, hidden, damping, gemm)) : before;
-
+      const { mla, attended, lost, whole } = await fit(change ? valuesFromLatent(given) : given, constants, targets);
       let lostAfter = 0;
       const output = {
         o_weight: mla.weights.output.weight,
         o_bias: mla.weights.output.bias ?? { dtype: 'float32', shape: [hidden], data: new Float32Array(hidden) },
       } satisfies Record<string, HostTensor>;
       await eachWindow(openRuntime(convertedBodySubgraph(model, mla, constants, window), runtimeOptions), async (runtime, at) => {
-        const feeds = { hidden: state(await converted.read(at)), target: state(await targets.read(at)), attended: { dtype: 'float32', shape: [1, window, features], data: await attended.read(at) }, ...output } satisfies Record<string, HostTensor>;
+        const feeds = { hidden: state(await converted.read(at)), target: state(await targets.read(at)), attended: { dtype: 'float32', shape: [1, window, mla.heads * mla.valueWidth], data: await attended.read(at) }, ...output } satisfies Record<string, HostTensor>;
         const parts = await runtime.run(feeds, last ? ['lost'] : ['next', 'lost']);
         lostAfter += sumOf(parts.lost);
         if (!last) await converted.write(at, floats(parts.next, 'next'));

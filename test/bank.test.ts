@@ -311,6 +311,19 @@ for (const name of ['llama-mha', 'llama-gqa-tied', 'llama-mqa', 'llama-bias', 'l
   });
 }
 
+t.test('perplexity of held-out text, where the machine can hold the model', async (t) => {
+  const model = await openModel(zooPath('llama-gqa-tied')), given = await calibrationFor(model, 6);
+  const calibration = { ...given, heldOut: given.windows.slice(0, 2) };
+  await withDirectory(async (directory) => {
+    const options = { calibration, threads: 1, budget: { components: 3, rank: 7 } };
+    const measured = await convert(model, join(directory, 'measured'), options), left = await convert(model, join(directory, 'left'), { ...options, memoryBytes: 1e5 });
+    t.ok(measured.perplexity !== null && measured.perplexity.after > 0);
+    t.equal(left.perplexity, null);
+    t.ok(left.warnings.some((warning) => /held-out text was not measured: the weights take [\d.]+ GB in float32, more than half/.test(warning)), left.warnings.join());
+    t.same(left.layers.map(({ spectrum }) => spectrum), measured.layers.map(({ spectrum }) => spectrum), 'the conversion is the same');
+  });
+});
+
 t.test('the refit lowers the error of every layer', async (t) => {
   const model = await openModel(zooPath('llama-gqa-tied'));
   const calibration = await calibrationFor(model, 40);

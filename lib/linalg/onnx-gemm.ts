@@ -28,7 +28,8 @@ export function openGemm(options: OnnxGemmOptions = {}): OpenGemm {
     const key = `${dtype} ${transposeA} ${transposeB}`;
     let session = sessions.get(key);
     if (session === undefined) {
-      session = openRuntime(productSubgraph(dtype, transposeA, transposeB), { spinning: false, ...options });
+      // An arena would keep, beside the results, as much memory as the largest product ever took.
+      session = openRuntime(productSubgraph(dtype, transposeA, transposeB), { spinning: false, memoryArena: false, memoryPattern: false, ...options });
       sessions.set(key, session);
     }
     return session;

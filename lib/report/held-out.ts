@@ -29,3 +29,9 @@ async function perplexityOf(model: Model, windows: readonly (readonly number[])[
     await session.close();
   }
 }
+
+/** What to say where a model cannot be run as a whole on a machine with so much memory; null where it can. */
+export function tooLargeToRun({ checkpoint }: Model, memoryBytes: number): string | null {
+  const bytes = [...checkpoint.tensors.values()].reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0);
+  return bytes <= memoryBytes / 2 ? null : `perplexity of held-out text was not measured: the weights take ${(bytes / 1e9).toFixed(1)} GB in float32, more than half of the machine's ${(memoryBytes / 1e9).toFixed(1)} GB`;
+}
