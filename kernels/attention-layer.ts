@@ -5,7 +5,7 @@ import type { Dim, Emit } from './emit.ts';
 import { asTheyAre, type HeadMaps } from './head-norm.ts';
 import { absorbedAttention, expandedAttention, type LatentSegment, type UpProjections } from './latent-attention.ts';
 import { linear, linearHeads, type Linear } from './linear.ts';
-import { haveOwnComponents, partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWeights } from './partial-rope.ts';
+import { partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWeights } from './partial-rope.ts';
 import { rmsNorm } from './rms-norm.ts';
 import { rope, type RopeAngles } from './rope.ts';
 import { ofEachSequence, partOfEachSequence, sideBySide } from './sequences.ts';
@@ -134,16 +134,15 @@ export function mlaAttentionLayer<V>(
   const sequences = latentSegments(g, stores, rows, segmentation)
     .map((segments, q) => segments.map((segment, i) => ({ ...segment, keyScale: scaleRows === null ? null : at(at(scaleRows, q), i) })));
   const [b, s] = batchAndTokens(g, x);
-  const ropeGroups = haveOwnComponents(g, w, dims) ? w.up.groups ?? 1 : 1;
   const [ropeQueries, nopeQueries] = [partOfEachSequence(g, query.rope, sequences.length), partOfEachSequence(g, query.nope, sequences.length)];
   const whole = past.length === 0 && segmentation.block !== undefined
     ? inBlocks(g, s, segmentation.block, (from, to) => {
       const cut = (a: V | null, start: number): V | null => (a === null ? null : between(g, a, 1, start, to));
       const seen = { ropeKey: rows.rope === null ? null : plainRows(g, between(g, rows.rope, 1, 0, to)), latent: plainRows(g, between(g, latent, 1, 0, to)), keyScale: cut(scales, 0) };
-      const own = { rope: cut(query.rope, from), nope: cut(query.nope, from), ropeGroups };
+      const own = { rope: cut(query.rope, from), nope: cut(query.nope, from) };
       return latentForms[form](g, own, [{ ...seen, mask: maskBetween(g, maskOf(segmentation, 0), from, to) }], w.up, dims.scale);
     })
-    : sideBySide(g, sequences.map((segments, q) => latentForms[form](g, { rope: at(ropeQueries, q), nope: at(nopeQueries, q), ropeGroups }, segments, w.up, dims.scale)));
+    : sideBySide(g, sequences.map((segments, q) => latentForms[form](g, { rope: at(ropeQueries, q), nope: at(nopeQueries, q) }, segments, w.up, dims.scale)));
   const attended = g.reshape(whole, [b, s, dims.heads * dims.valueWidth]); // [b, s, h v]
   return { output: linear(g, attended, w.output), attended, rows };
 }

@@ -7,18 +7,12 @@
 import { at } from './at.ts';
 import type { Emit } from './emit.ts';
 import { softmaxOverSegments, sumOver } from './attention.ts';
-import { expandLatent, groupedRows, numberOf, type RowReader } from './stored-rows.ts';
+import { expandLatent, groupedRows, type RowReader } from './stored-rows.ts';
 
 /** A part is null where a conversion leaves nothing of it: no remainder (all pairs rotate) or no rotation at all. */
 export interface LatentQuery<V> {
   readonly rope: V | null; // [b, s, g, r, m], rotated
   readonly nope: V | null; // [b, s, g, r, n]
-  /**
-   * Pieces of the components, one behind the other, of which the i-th of as many groups of KV heads reads only the i-th: the
-   * rope query is 0 elsewhere (a plan that keeps pairs of every KV head). The absorbed form then multiplies no more than
-   * that. Default 1.
-   */
-  readonly ropeGroups?: number;
 }
 
 export interface LatentSegment<V> {
@@ -37,20 +31,8 @@ export interface UpProjections<V> {
 }
 
 /** Scores of the rotating part against one segment: [b, g, r, s, t]; none where nothing rotates. */
-function ropeScores<V>(g: Emit<V>, query: V | null, segment: LatentSegment<V>, groups = 1): V[] {
-  if (query === null || segment.ropeKey === null) return [];
-  return [groups === 1 ? segment.ropeKey.score(query) : ownPieceScores(g, query, segment.ropeKey, groups)];
-}
-
-/** Scores of queries that are 0 outside their own group's piece of either half, real and imaginary, of the rope key. */
-function ownPieceScores<V>(g: Emit<V>, query: V, ropeKey: RowReader<V>, groups: number): V {
-  const shape = g.shape(query), [b, s] = [at(shape, 0), at(shape, 1)];
-  const [kvHeads, r, m] = [numberOf(at(shape, 2)), numberOf(at(shape, 3)), numberOf(at(shape, 4))];
-  const inGroup = kvHeads / groups, width = m / 2 / groups;
-  const identity = g.constant({ dtype: 'float32', shape: [groups, groups], data: Float32Array.from({ length: groups ** 2 }, (_, i) => (i % (groups + 1) === 0 ? 1 : 0)) });
-  const own = g.einsum('bslqxke,lk->bsxlqe', g.reshape(query, [b, s, groups, inGroup * r, 2, groups, width]), identity);
-  const scores = ropeKey.cut(2 * groups).score(g.reshape(own, [b, s, 2 * groups, inGroup, r, width])); // [b, 2 groups, g / groups, r, s, t]
-  return g.einsum('bxgrst->bgrst', g.reshape(scores, [b, 2, kvHeads, r, s, at(g.shape(scores), 5)]));
+function ropeScores<V>(query: V | null, segment: LatentSegment<V>): V[] {
+  return query === null || segment.ropeKey === null ? [] : [segment.ropeKey.score(query)];
 }
 
 /** Scores [b, g, r, s, t] of rebuilt keys times the keys' own factors. */
@@ -80,11 +62,11 @@ export function expandedAttention<V>(
   const rope = scaled(g, query.rope, scale);
   const whole = nope === null || rope === null ? null : g.concat(4, [nope, rope]); // [b, s, g, r, n + m]
   const scores = segments.map((segment) => {
-    if (nope === null || up.key === null) return sumOver(g, ropeScores(g, rope, segment));
+    if (nope === null || up.key === null) return sumOver(g, ropeScores(rope, segment));
     const key = expandLatent(g, segment.latent.widen(), up.key, groups);
     // One product and no sum of two score matrices, which are the largest tensors here.
     if (whole !== null && segment.ropeKey !== null && (segment.keyScale ?? null) === null) return g.einsum('bsgrn,btgn->bgrst', whole, wholeKey(g, key, segment.ropeKey.widen()));
-    return sumOver(g, [withKeyScale(g, g.einsum('bsgrn,btgn->bgrst', nope, key), segment), ...ropeScores(g, rope, segment)]);
+    return sumOver(g, [withKeyScale(g, g.einsum('bsgrn,btgn->bgrst', nope, key), segment), ...ropeScores(rope, segment)]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
   return sumOver(g, weights.map((weight, i) => {
@@ -98,10 +80,10 @@ export function expandedAttention<V>(
  * null where there is none. -> sums of latents by the weights [b, s, g, r, c].
  */
 export function attendLatents<V>(
-  g: Emit<V>, query: { readonly rope: V | null; readonly latent: V | null; readonly ropeGroups?: number }, segments: readonly LatentSegment<V>[], groups = 1,
+  g: Emit<V>, query: { readonly rope: V | null; readonly latent: V | null }, segments: readonly LatentSegment<V>[], groups = 1,
 ): V {
   const scores = segments.map((segment) => {
-    const terms = ropeScores(g, query.rope, segment, query.ropeGroups);
+    const terms = ropeScores(query.rope, segment);
     return sumOver(g, query.latent === null ? terms : [withKeyScale(g, groupedRows(g, segment.latent, groups).score(query.latent), segment), ...terms]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
@@ -118,6 +100,6 @@ export function absorbedAttention<V>(
 ): V {
   const nope = scaled(g, query.nope, scale);
   const latent = nope === null || up.key === null ? null : g.einsum('bsgrn,gnc->bsgrc', nope, up.key);
-  const attended = attendLatents(g, { rope: scaled(g, query.rope, scale), latent, ropeGroups: query.ropeGroups ?? 1 }, segments, up.groups);
+  const attended = attendLatents(g, { rope: scaled(g, query.rope, scale), latent }, segments, up.groups);
   return g.einsum('bsgrc,gvc->bsgrv', attended, up.value);
 }

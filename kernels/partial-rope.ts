@@ -51,14 +51,9 @@ export function partialRopeQuery<V>(
   return { rope: g.reshape(rotated, [b, s, ...groups, ropeWidth]), nope: parts.nope };
 }
 
-/** Whether queries are projected to the components of their own KV head only. */
-export const haveOwnComponents = <V>(g: Emit<V>, { queryRope }: Pick<PartialRopeWeights<V>, 'queryRope'>, { heads, ropeWidth }: PartialRopeDims): boolean =>
-  queryRope !== null && at(g.shape(queryRope.weight), 0) !== heads * ropeWidth;
-
 /** Rotating elements of every head before RoPE: [b, s, h, m], zero at those of other KV heads where only its own are projected. */
-function ropeQuery<V>(g: Emit<V>, x: V, projection: Linear<V>, dims: PartialRopeDims): V {
-  const { heads, kvHeads, ropeWidth } = dims;
-  if (!haveOwnComponents(g, { queryRope: projection }, dims)) return linearHeads(g, x, projection, [heads], ropeWidth);
+function ropeQuery<V>(g: Emit<V>, x: V, projection: Linear<V>, { heads, kvHeads, ropeWidth }: PartialRopeDims): V {
+  if (at(g.shape(projection.weight), 0) === heads * ropeWidth) return linearHeads(g, x, projection, [heads], ropeWidth);
   const own = linearHeads(g, x, projection, [kvHeads, heads / kvHeads, 2], ropeWidth / 2 / kvHeads); // [b, s, g, r, real or imaginary, e]
   const identity = Float32Array.from({ length: kvHeads ** 2 }, (_, i) => (i % (kvHeads + 1) === 0 ? 1 : 0));
   const spread = g.einsum('bsgrxe,gk->bsgrxke', own, g.constant({ dtype: 'float32', shape: [kvHeads, kvHeads], data: identity }));

@@ -76,9 +76,8 @@ export function expandLatent<V>(g: Emit<V>, latent: V, up: V, groups: number): V
   return g.reshape(rebuilt, [b, t, heads, n]);
 }
 
-/** A length that must be known when recorded, as those of heads and widths. */
-export function numberOf(dim: Dim): number {
-  if (typeof dim !== 'number') throw new RangeError(`numberOf: heads and widths must be numbers, got ${dim}`);
+function numberOf(dim: Dim): number {
+  if (typeof dim !== 'number') throw new RangeError(`groupedRows: heads and widths must be numbers, got ${dim}`);
   return dim;
 }
 

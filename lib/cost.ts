@@ -16,8 +16,6 @@ export interface LatentShape {
   readonly rank: number;
   /** Default 1. */
   readonly latentGroups?: number;
-  /** Whether each group of heads reads components of its own: plans that keep pairs of every KV head. Default: every head reads all. */
-  readonly hasOwnComponents?: boolean;
 }
 
 export interface DecodeCost {
@@ -31,8 +29,7 @@ export interface DecodeCost {
 /**
  * Attention of one new token over `context` cached ones, without projections from and to the hidden state.
  * Source (`latent` null): 4 h k FLOPs a cached token for scores and sums. Absorbed: 2 h (2n + 2 R / groups) a cached
- * token, because every head reads the whole latent of its group and all n components (or its group's part of them), and
- * 4 h k R / groups for query and output.
+ * token, because every head reads the whole latent of its group, and 4 h k R / groups for query and output.
  * Fewer bytes and more operations than the source: whether that is faster depends on the machine (`chooseLatentGroups`).
  */
 export function decodeCost({ heads, kvHeads, headDim }: HeadShape, latent: LatentShape | null, context: number, format: CacheFormat = 'f32'): DecodeCost {
@@ -42,9 +39,8 @@ export function decodeCost({ heads, kvHeads, headDim }: HeadShape, latent: Laten
   const cacheBytesPerToken = cacheLayout(rows, format).reduce((sum, { dtype, row }) => sum + bytesPerElement(dtype) * row.reduce((a, b) => a * b, 1), 0);
   const bytes = context * cacheBytesPerToken;
   if (latent === null) return { flops: 4 * heads * headDim * context, bytes, cacheBytesPerToken };
-  const { latentGroups = 1, hasOwnComponents = false } = latent, width = latent.rank / latentGroups;
-  const components = latent.components / (hasOwnComponents ? latentGroups : 1);
-  return { flops: heads * (2 * (2 * components + 2 * width) * context + 4 * headDim * width), bytes, cacheBytesPerToken };
+  const width = latent.rank / (latent.latentGroups ?? 1);
+  return { flops: heads * (2 * (2 * latent.components + 2 * width) * context + 4 * headDim * width), bytes, cacheBytesPerToken };
 }
 
 /** What a machine does at most. */

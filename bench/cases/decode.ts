@@ -4,7 +4,7 @@ import { defineCase } from '../support/case.ts';
 import { crossoverCells, crossoverHead } from '../support/crossover.ts';
 import { graphRows, type Candidate } from '../support/graph-rows.ts';
 import { latentAttentionGraph, sourceAttentionGraph } from '../support/layer-graphs.ts';
-import { groupsOf, groupsText, latentOf, latentText, shareText, withOwnComponents } from '../support/latents.ts';
+import { groupsOf, groupsText, latentOf, latentText, shareText } from '../support/latents.ts';
 import { presets } from '../support/presets.ts';
 import type { Row } from '../support/rows.ts';
 import { markdownTable } from '../support/table.ts';
@@ -25,10 +25,8 @@ export const decode = defineCase({
           const chosen = groupsOf(shape, share, 'auto', p, cache, context.ceiling);
           for (const asked of groups) {
             const latent = latentOf(shape, share, asked === 'auto' ? chosen : groupsOf(shape, share, asked, p, cache, context.ceiling));
-            for (const one of latent.latentGroups === 1 ? [latent] : [latent, withOwnComponents(latent)]) {
-              candidates.set(`${shareText(share)}, ${cache} cache, ${groupsText(one)}, ${p} tokens`,
-                { what: '', subgraph: latentAttentionGraph(shape, one, cache), cacheBytesPerToken: bytesOf(one, cache) });
-            }
+            candidates.set(`${shareText(share)}, ${cache} cache, ${groupsText(latent)}, ${p} tokens`,
+              { what: '', subgraph: latentAttentionGraph(shape, latent, cache), cacheBytesPerToken: bytesOf(latent, cache) });
           }
           crossover.push(crossoverCells(shape, share, cache, p, chosen, context.ceiling));
         }

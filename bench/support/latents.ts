@@ -11,9 +11,6 @@ export function latentOf(shape: Shape, cacheShare: number, latentGroups = 1): La
   return { components, rank: Math.max(unit, rank - (rank % unit)), latentGroups };
 }
 
-/** The same with components of their own for each group of heads. */
-export const withOwnComponents = (latent: Latent): Latent => ({ ...latent, components: latent.components - (latent.components % latent.latentGroups), hasOwnComponents: true });
-
 /** What this machine does in a second, for the cost rule: products with codes are products of bytes. */
 export const machineRates = ({ gemm, byteGemm, read }: Ceiling, cache: CacheFormat): MachineRates =>
   ({ flopsPerSecond: 1e9 * (cacheFormats[cache].latent.startsWith('int') ? byteGemm : gemm), bytesPerSecond: 1e9 * read });
@@ -30,6 +27,5 @@ export function groupsOf(shape: Shape, cacheShare: number, asked: number | 'auto
 }
 
 export const shareText = (share: number): string => `${+(100 * share).toFixed(2)} %`;
-export const groupsText = ({ latentGroups, hasOwnComponents = false }: Pick<Latent, 'latentGroups' | 'hasOwnComponents'>): string =>
-  (latentGroups === 1 ? '1 latent' : `${latentGroups} latents${hasOwnComponents ? ' and components' : ''}`);
+export const groupsText = ({ latentGroups }: Pick<Latent, 'latentGroups'>): string => (latentGroups === 1 ? '1 latent' : `${latentGroups} latents`);
 export const latentText = ({ components, rank }: Latent): string => `${components} components, rank ${rank}`;

@@ -40,14 +40,14 @@ function upProjections(g: Recorder, { kvHeads, headDim }: Shape, { rank, latentG
 /** One token's query over cached latents: query_rope, query_nope, rope, latent and past_rope, past_latent -> attended. */
 export function latentAttentionGraph(shape: Shape, latent: Latent, cache: CacheFormat, form: LatentForm = 'absorbed'): Subgraph {
   const { kvHeads, headDim } = shape;
-  const { components, rank, latentGroups, hasOwnComponents = false } = latent;
+  const { components, rank } = latent;
   const query = (width: number): { dtype: 'float32'; shape: readonly (number | string)[] } => float([1, 1, kvHeads, perGroup(shape), width]);
   const inputs = { query_rope: query(2 * components), query_nope: query(headDim), rope: float([1, 1, 2 * components]), latent: float([1, 1, rank]) };
   return record(`${form}-attention-${cache}`, inputs, (g, x) => {
     const readers = (name: 'rope' | 'latent', width: number) => segmentReaders(g, rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name])), x[name], split).flat();
     const keys = readers('rope', 2 * components);
     const segments = readers('latent', rank).map((rows, i) => ({ ropeKey: keys[i] ?? null, latent: rows, mask: null }));
-    return { attended: forms[form](g, { rope: x.query_rope, nope: x.query_nope, ropeGroups: hasOwnComponents ? latentGroups : 1 }, segments, upProjections(g, shape, latent), scaleOf(shape)) };
+    return { attended: forms[form](g, { rope: x.query_rope, nope: x.query_nope }, segments, upProjections(g, shape, latent), scaleOf(shape)) };
   });
 }
 

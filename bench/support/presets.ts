@@ -31,6 +31,4 @@ export interface Latent {
   readonly components: number;
   readonly rank: number;
   readonly latentGroups: number;
-  /** Whether each group of heads reads components of its own, as plans that keep pairs of every KV head leave them. Default: all read all. */
-  readonly hasOwnComponents?: boolean;
 }
