@@ -4,7 +4,8 @@
  *
  * Converts a synthetic float16 checkpoint in shards (random weights; Llama-2-7B's shape unless told otherwise) and holds the
  * peak memory of the conversion against the size of its layers: it must not grow with their number. With --windows, random
- * tokens calibrate it, refit included; as for a model larger than memory no perplexity is measured. Prints a table for people and a last line of JSON for machines.
+ * tokens calibrate it, refit included; as for a model larger than memory no perplexity is measured. Prints a table for people
+ * and a last line of JSON for machines.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
