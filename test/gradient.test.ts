@@ -5,7 +5,7 @@
 import t from 'tap';
 import fc from 'fast-check';
 import {
-  decoderLayer, embedding, logits, mlaAttentionLayer, negativeLogLikelihood, ropeAngles, ropeTables, sourceAttentionLayer, type Emit, type HostTensor,
+  decoderLayer, embedding, logits, mlaAttentionLayer, negativeLogLikelihood, ropeAngles, ropeTables, sourceAttentionLayer, swiglu, type Emit, type HostTensor,
 } from '../kernels/index.ts';
 import type { Word } from '../kernels/vjp.ts';
 import { differentiate, gradientOf } from '../lib/autodiff/differentiate.ts';
@@ -236,6 +236,30 @@ t.test('rematerialisation changes no gradient and computes stretches twice', asy
     const found = await runSubgraph(subgraph, feeds, { threads: 1 });
     for (const name of ['loss', ...wrt.map(gradientOf)]) t.ok(difference(numbers(expected[name]), numbers(found[name])) < float32Tolerance(100), `${what} ${name}`);
   }
+});
+
+t.test('of a gated MLP the way back makes again what costs little and reads only the projections', (t) => {
+  const forward = record('gated', { x: { dtype: 'float32', shape: [1, 3, 5] }, gate: { dtype: 'float32', shape: [7, 5] }, up: { dtype: 'float32', shape: [7, 5] }, down: { dtype: 'float32', shape: [5, 7] } }, (g, w) => {
+    const linearOf = (weight: Value) => ({ weight, bias: null });
+    return { loss: g.einsum('bsd->', g.square(swiglu(g, w.x, { gate: linearOf(w.gate), up: linearOf(w.up), down: linearOf(w.down) }))) };
+  });
+  const { nodes } = differentiate(forward, { loss: 'loss', wrt: ['x', 'gate', 'up', 'down'] });
+  const makers = new Map(nodes.flatMap((node) => node.outputs.map((edge) => [edge, node] as const)));
+  const there = new Set<(typeof nodes)[number]>();
+  const walk = (edge: string): void => {
+    const node = makers.get(edge);
+    if (node === undefined || there.has(node)) return;
+    there.add(node);
+    node.inputs.forEach(walk);
+  };
+  walk('loss');
+  const readLater = (op: string): number => [...there].filter((node) => node.op === op && nodes.some((reader) => !there.has(reader) && reader.inputs.includes(node.outputs[0] ?? ''))).length;
+  t.equal([...there].filter(({ op }) => op === 'Sigmoid').length, 1);
+  t.equal(nodes.filter(({ op }) => op === 'Sigmoid').length, 2, 'made twice');
+  t.equal(readLater('Sigmoid'), 0);
+  t.equal(readLater('Mul'), 0);
+  t.ok(readLater('MatMul') >= 2, 'the projections are kept');
+  t.end();
 });
 
 t.test('a subgraph of operators that our kernels do not use', async (t) => {

@@ -24,12 +24,12 @@ const FLOPS_PER_TOKEN = 6 * 134.5e6;
 const line = (cells) => `| ${cells.join(' | ')} |`;
 console.log([`${cpus()[0]?.model.trim()}, ${threads} threads, sequences of ${length} tokens.`, '', line(['', 'forward and loss, tokens/s', 'update, tokens/s', 'of GEMM', 'peak, MB']), line(['---', '---:', '---:', '---:', '---:'])].join('\n'));
 const results = [];
-let gemm = NaN;
+let gemm = 0;
 for (let round = 0; round < Number(values.rounds); round++) {
   for (const { name, run: [file, ...args] } of systems) {
     const { stdout } = await promisify(execFile)(file, args, { maxBuffer: 2 ** 24 });
     const result = JSON.parse(stdout.trim().split('\n').at(-1));
-    gemm = result.gemm ?? gemm;
+    gemm = Math.max(gemm, result.gemm ?? 0);
     results.push({ name, ...result });
     console.log(line([name, result.forward.toFixed(0), result.update.toFixed(1), `${((100 * result.update * FLOPS_PER_TOKEN) / (gemm * 1e9)).toFixed(0)} %`, result.peakMb.toFixed(0)]));
   }

@@ -15,7 +15,7 @@ const [length, threads, steps] = [Number(values.length), Number(values.threads),
 const ids = JSON.parse(readFileSync(tokenFile, 'utf8')) as readonly number[]; // written by prepare.py
 const row = (from: number): HostTensor<'int64'> => tensor('int64', [1, length], BigInt64Array.from(ids.slice(from, from + length), BigInt));
 const feeds = { ids: row(0), targets: row(1) };
-const { gemm } = await measureCeiling({ threads });
+const before = await measureCeiling({ threads });
 
 const model = await openModel(path), weights = new Map<string, HostTensor<'float32'>>();
 for (const name of model.checkpoint.tensors.keys()) weights.set(name, await model.checkpoint.read(name));
@@ -38,5 +38,8 @@ const forwardRate = await rate(() => forward.run({ ...Object.fromEntries([...wei
 await forward.release();
 const trainer = await createTrainer({ subgraph, weights, trainable: trainableNames(model, weights.keys(), 'all'), runtime: { threads } });
 const updateRate = await rate(() => trainer.update([feeds], 1e-5));
-console.log(JSON.stringify({ versions: versions(), forward: forwardRate, update: updateRate, peakMb: peakMb(), gemm }));
+const peak = peakMb();
 await trainer.close();
+// The machine's best of two moments: other work beside one of them would make the ceiling lower than what was reached.
+const gemm = Math.max(before.gemm, (await measureCeiling({ threads })).gemm);
+console.log(JSON.stringify({ versions: versions(), forward: forwardRate, update: updateRate, peakMb: peak, gemm }));

@@ -1,13 +1,12 @@
 /** Reverse mode over any reading of the vocabulary: words are carried out and remembered, then pulled back. */
 import { at } from '../../kernels/at.ts';
-import type { Dim, Emit } from '../../kernels/emit.ts';
+import type { Emit } from '../../kernels/emit.ts';
 import { full, rules, type Pull } from '../../kernels/vjp.ts';
-import { productOfDims } from '../graph/dims.ts';
+import { openLedger, type Ledger, type Step, type Tracked } from './ledger.ts';
+import { madeAgain } from './made-again.ts';
+import { after } from './waiting.ts';
 
-/** A value with an identity of its own: two words may give one and the same value, their cotangents stay apart. */
-export interface Tracked<V> {
-  readonly value: V;
-}
+export type { Tracked } from './ledger.ts';
 
 export interface Tracer<V> {
   /** The reading, remembered. */
@@ -31,61 +30,6 @@ export interface Tracer<V> {
   pullback(outputs: readonly (readonly [output: Tracked<V>, cotangent: V])[], wrt: readonly Tracked<V>[]): (V | null)[];
 }
 
-interface Step<V> {
-  readonly inputs: readonly Tracked<V>[];
-  readonly outputs: readonly Tracked<V>[];
-  back(cotangents: readonly (V | null)[], ledger: Ledger<V>): void;
-}
-
-/** Contributions to the cotangents of the values that are wanted. */
-interface Ledger<V> {
-  wants(of: Tracked<V>): boolean;
-  /** Marks results as wanted where an operand is. */
-  follow(steps: readonly Step<V>[]): void;
-  want(of: Tracked<V>): void;
-  add(to: Tracked<V>, pull: Pull<V>): void;
-  /** Evaluates what was contributed to a value so far; null where that is nothing, or only rows of something larger. */
-  settle(of: Tracked<V>): V | null;
-  total(of: Tracked<V>): V | null;
-}
-
-function openLedger<V>(g: Emit<V>): Ledger<V> {
-  const wanted = new Set<Tracked<V>>();
-  const pulls = new Map<Tracked<V>, Pull<V>[]>();
-  const totals = new Map<Tracked<V>, V>();
-  const wants = (of: Tracked<V>): boolean => wanted.has(of);
-  const settle = (of: Tracked<V>): V | null => {
-    const all = pulls.get(of) ?? [];
-    const values = all.flatMap((pull) => ('value' in pull ? [pull.value()] : []));
-    if (values.length === 0) return null;
-    const sum = values.reduce((a, b) => g.add(a, b));
-    pulls.set(of, [{ value: () => sum }, ...all.filter((pull) => 'onto' in pull)]);
-    return sum;
-  };
-  const sumUp = (of: Tracked<V>): V | null => {
-    const sum = settle(of);
-    const sparse = (pulls.get(of) ?? []).flatMap((pull) => ('onto' in pull ? [pull] : []));
-    if (sparse.length === 0) return sum;
-    const shape = g.shape(of.value);
-    return sparse.reduce((base, pull) => pull.onto(base), sum === null ? g.fill(of.value, shape, 0) : full(g, sum, shape));
-  };
-  return {
-    wants, settle,
-    want: (of) => { wanted.add(of); },
-    follow(steps) {
-      for (const { inputs, outputs } of steps) if (inputs.some(wants)) for (const output of outputs) wanted.add(output);
-    },
-    add(to, pull) {
-      if (wanted.has(to)) pulls.set(to, [...(pulls.get(to) ?? []), pull]);
-    },
-    total(of) {
-      const total = totals.get(of) ?? sumUp(of);
-      if (total !== null) totals.set(of, total);
-      return total;
-    },
-  };
-}
-
 /** The way back through steps, last first. */
 function pullThrough<V>(steps: readonly Step<V>[], ledger: Ledger<V>): void {
   for (const step of [...steps].reverse()) {
@@ -95,14 +39,10 @@ function pullThrough<V>(steps: readonly Step<V>[], ledger: Ledger<V>): void {
   }
 }
 
-/** `x` bit by bit, but not before all of `others` are known: it travels beside one element of each. */
-function after<V>(g: Emit<V>, x: V, others: readonly V[]): V {
-  if (others.length === 0) return x;
-  const flat = (a: V): V => g.reshape(a, [productOfDims(g.shape(a))]);
-  const first = g.constant({ dtype: 'int64', shape: [1], data: BigInt64Array.of(0n) });
-  const lengths: readonly Dim[] = [productOfDims(g.shape(x)), others.length];
-  const joined = g.concat(0, [flat(x), ...others.map((other) => g.gather(flat(other), first))]);
-  return g.reshape(at(g.split(joined, 0, lengths), 0), g.shape(x));
+/** Of words whose cotangents never only add rows to something. */
+function valueOf<V>(pull: Pull<V>): V {
+  if ('onto' in pull) throw new TypeError('traced: a factor must have a cotangent of its own');
+  return pull.value();
 }
 
 export function traced<V>(under: Emit<V>): Tracer<V> {
@@ -116,21 +56,44 @@ export function traced<V>(under: Emit<V>): Tracer<V> {
   };
   const keep = (inputs: readonly Tracked<V>[], y: V, pulls: (back: { readonly y: V; readonly dy: V }) => Pull<V>[]): Tracked<V> =>
     at(keepAll(inputs, [y], ([dy]) => (dy === undefined || dy === null ? [] : pulls({ y, dy }))), 0);
-  type Unary = 'square' | 'sqrt' | 'exp' | 'log' | 'sigmoid' | 'sum' | 'mean' | 'softmax' | 'logSumExp';
-  type Binary = 'add' | 'sub' | 'mul' | 'div';
+  type Unary = 'square' | 'sqrt' | 'exp' | 'log' | 'sum' | 'mean' | 'softmax' | 'logSumExp';
+  type Binary = 'add' | 'sub' | 'div';
   const unary = (word: Unary) => (a: Tracked<V>): Tracked<V> => keep([a], under[word](a.value), (back) => rules[word](under, back, a.value));
   const binary = (word: Binary) => (a: Tracked<V>, b: Tracked<V>): Tracked<V> =>
     keep([a, b], under[word](a.value, b.value), (back) => rules[word](under, back, a.value, b.value));
   const values = (of: readonly Tracked<V>[]): V[] => of.map((one) => one.value);
+  const remade = madeAgain(under);
+  /** False on the way back, where what is made does not lie about for long. */
+  let onTheWay = true;
+  const cheap = (of: Tracked<V>, make: (cotangent: V) => V): Tracked<V> => {
+    if (onTheWay) remade.note(of, make);
+    return of;
+  };
+  /** What the cotangent of operand `index` reads of the operands: the others. */
+  const others = (of: readonly Tracked<V>[], index: number, dy: V): V[] => of.map((one, i) => (i === index ? one.value : remade.value(one, dy)));
+  /** A word whose cotangents read the other operands alone. */
+  const multiplied = (xs: readonly Tracked<V>[], y: V, rule: (back: { readonly y: V; readonly dy: V }, operands: readonly V[]) => Pull<V>[]): Tracked<V> =>
+    keep(xs, y, (back) => xs.map((_, i) => ({ value: () => valueOf(at(rule(back, others(xs, i, back.dy)), i)) })));
 
   const g: Emit<Tracked<V>> = {
     constant: (tensor) => track(under.constant(tensor)),
     shape: (a) => under.shape(a.value),
     fill: (like, shape, value) => track(under.fill(like.value, shape, value)),
     causalMask: (query, key, window) => track(under.causalMask(query.value, key.value, window)),
-    einsum: (equation, ...xs) => keep(xs, under.einsum(equation, ...values(xs)), (back) => rules.einsum(under, back, equation, ...values(xs))),
-    add: binary('add'), sub: binary('sub'), mul: binary('mul'), div: binary('div'),
-    square: unary('square'), sqrt: unary('sqrt'), exp: unary('exp'), log: unary('log'), sigmoid: unary('sigmoid'),
+    einsum: (equation, ...xs) => multiplied(xs, under.einsum(equation, ...values(xs)), (back, operands) => rules.einsum(under, back, equation, ...operands)),
+    mul(a, b) {
+      const product = multiplied([a, b], under.mul(a.value, b.value), (back, [x, y]) => rules.mul(under, back, x ?? a.value, y ?? b.value));
+      return cheap(product, (dy) => {
+        const [x, y] = remade.factors([a, b], dy);
+        return under.mul(x ?? a.value, y ?? b.value);
+      });
+    },
+    sigmoid(a) {
+      const result: Tracked<V> = keep([a], under.sigmoid(a.value), ({ dy }) => rules.sigmoid(under, { y: remade.value(result, dy), dy }, a.value));
+      return cheap(result, (dy) => under.sigmoid(at(remade.factors([a], dy), 0)));
+    },
+    add: binary('add'), sub: binary('sub'), div: binary('div'),
+    square: unary('square'), sqrt: unary('sqrt'), exp: unary('exp'), log: unary('log'),
     sum: unary('sum'), mean: unary('mean'), softmax: unary('softmax'), logSumExp: unary('logSumExp'),
     scale: (a, by) => keep([a], under.scale(a.value, by), (back) => rules.scale(under, back, a.value, by)),
     shift: (a, by) => keep([a], under.shift(a.value, by), (back) => rules.shift(under, back, a.value, by)),
@@ -192,6 +155,7 @@ export function traced<V>(under: Emit<V>): Tracer<V> {
       return outputs;
     },
     pullback(outputs, wrt) {
+      onTheWay = false;
       const ledger = openLedger(under);
       for (const variable of wrt) ledger.want(variable);
       ledger.follow(steps);

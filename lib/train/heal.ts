@@ -81,9 +81,7 @@ export async function checkPair(caller: string, source: Model, converted: Model)
  * Errors: a model that is not converted, one that was converted from another source, and all of `train`.
  */
 export async function heal(source: Model, converted: Model, out: string, options: HealOptions): Promise<Healing> {
-  const { tokens, text, sequenceLength = Math.min(SEQUENCE_LENGTH, source.config.maxPositions), learningRate = healingRecipe.learningRate, seed = 0, resume = false, files, onUpdate, signal, clock } = options;
-  // A tenth less time than with memory that goes back to the system at every operator; a healing needs less than a training of all weights.
-  const runtime: RuntimeOptions = { memoryArena: true, ...options.runtime };
+  const { tokens, text, sequenceLength = Math.min(SEQUENCE_LENGTH, source.config.maxPositions), learningRate = healingRecipe.learningRate, seed = 0, resume = false, runtime = {}, files, onUpdate, signal, clock } = options;
   await checkPair('heal', source, converted);
   if (!Number.isInteger(tokens) || tokens < 1) throw new RangeError(`heal: tokens must be a whole number of 1 or more, got ${tokens}`);
   const steps = Math.ceil(tokens / sequenceLength);
