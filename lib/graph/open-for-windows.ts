@@ -8,14 +8,20 @@ import type { Node, Subgraph } from './subgraph.ts';
 /** Weights of more bytes than this, as float32, are widened one after another in every run; those of fewer once, at opening. */
 const LARGE_BYTES = 256e6;
 
-/**
- * `openRuntime` for subgraphs that run over whole windows. The engine's rewrites would keep large weights widened, and take
- * twice that to open; without them a run widens and turns each weight where it is used and drops it again. 256 rows take
- * twice as long so, 1024 an eighth more, and opening no time: even after about four windows. Results differ by rounding.
- */
-export async function openForWindows(subgraph: Subgraph, { threads }: Pick<RuntimeOptions, 'threads'> = {}): Promise<Runtime> {
+type Threads = Pick<RuntimeOptions, 'threads'>;
+
+/** `openRuntime` for subgraphs that run over whole windows: `openWidening` where the weights are large. */
+export async function openForWindows(subgraph: Subgraph, { threads }: Threads = {}): Promise<Runtime> {
   const bytes = allConstants(subgraph).reduce((sum, { shape }) => sum + Float32Array.BYTES_PER_ELEMENT * elementCount(shape), 0);
-  if (bytes <= LARGE_BYTES) return openRuntime(subgraph, { threads });
+  return bytes > LARGE_BYTES ? openWidening(subgraph, { threads }) : openRuntime(subgraph, { threads });
+}
+
+/**
+ * The engine's rewrites would keep all weights widened, and take twice that to open; without them a run widens and turns each
+ * weight where it is used and drops it again. 256 rows take twice as long so, 1024 an eighth more, opening no time: even
+ * after about four windows. Results differ by rounding.
+ */
+export async function openWidening(subgraph: Subgraph, { threads }: Threads = {}): Promise<Runtime> {
   return openRuntime(constantsFirst(subgraph), { threads, optimisation: 'disabled', prepack: false, memoryArena: false, memoryPattern: false });
 }
 
