@@ -18,8 +18,8 @@ export async function openForWindows(subgraph: Subgraph, { threads }: Threads = 
 
 /**
  * The engine's rewrites would keep all weights widened, and take twice that to open; without them a run widens and turns each
- * weight where it is used and drops it again. 256 rows take twice as long so, 1024 an eighth more, opening no time: even
- * after about four windows. Results differ by rounding.
+ * weight where it is used and drops it again. A window of 256 rows takes two thirds longer so, one of
+ * 1024 an eighth, opening no time: even after some four to eight windows. Results differ by rounding.
  */
 export async function openWidening(subgraph: Subgraph, { threads }: Threads = {}): Promise<Runtime> {
   return openRuntime(constantsFirst(subgraph), { threads, optimisation: 'disabled', prepack: false, memoryArena: false, memoryPattern: false });
