@@ -4,6 +4,7 @@ import type { ResolvedBudget } from './budget.ts';
 import type { LayerRanks } from './convert-choices.ts';
 import type { FactorStrategyName } from './factor/index.ts';
 import type { SingularValuePlacement } from './factor/strategy.ts';
+import { freeMemory } from './free-memory.ts';
 import type { Gemm } from './linalg/gemm.ts';
 import { mlaTensorName, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './models/mla-config.ts';
 import type { Model } from './models/model.ts';
@@ -67,6 +68,7 @@ async function factoredLayer(
   const plan = rankRopeDims(attention, planOptions(options.plan, budget, fold, statistics));
   const factors = await jointKvSvd(attention, plan, { strategy: options.factor, singularValues, rank, ...(ranks === null ? {} : { keyRank: ranks.keyRank }), latentGroups, gemm, seed, ...known });
   const built = buildMlaLayer(attention, plan, factors);
+  freeMemory([attention.query, attention.key, attention.value].map(({ weight }) => weight.data));
   return {
     built,
     report: {

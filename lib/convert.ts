@@ -12,6 +12,7 @@ import { chooseOverLayers } from './convert-choices.ts';
 import { convertLayer, layerConfig, mlaTensors, type LayerReport } from './convert-layer.ts';
 import { factorStrategies, type FactorStrategyName } from './factor/index.ts';
 import type { SingularValuePlacement } from './factor/strategy.ts';
+import { freeMemory } from './free-memory.ts';
 import { withGemm } from './linalg/onnx-gemm.ts';
 import { bodyTensorNames } from './models/decoder-weights.ts';
 import { fingerprintOf } from './models/fingerprint.ts';
@@ -126,7 +127,9 @@ export async function convert(model: Model, out: string, options: ConvertOptions
         const { mla, report: layerReport } = await convertLayer(model, layer, known, { plan, factor, singularValues, budget, latentGroups, fold: chosen.fold, ranks: chosen.ranks?.[layer] ?? null, seed, gemm, refit: pass === null ? null : { pass, changes: refit, targets: targets?.get(layer) ?? null } });
         targets?.delete(layer);
         const file = join(layersDirectory, `${layer}.safetensors`);
-        await writeSafetensors(file, tensorSources(mlaTensors(mla)), write);
+        const tensors = mlaTensors(mla);
+        await writeSafetensors(file, tensorSources(tensors), write);
+        freeMemory(tensors.map(([, { data }]) => data));
         layers.push({ file, config: layerConfig(mla), report: layerReport });
         options.onProgress?.(layer + 1, model.config.layers);
       }

@@ -2,8 +2,10 @@
  * What is left of a conversion's error, repaired by least squares: layer by layer, with the converted model's own inputs,
  * o_proj and its bias are fitted to the source's attention output. Source: this project, docs/frequency-bank.md, step 3.
  */
+import { freeMemory } from './free-memory.ts';
+import { openForWindows } from './graph/open-for-windows.ts';
+import type { Runtime } from './graph/runtime.ts';
 import type { Constant, HostTensor } from './graph/subgraph.ts';
-import { openRuntime, type Runtime } from './graph/runtime.ts';
 import type { Gemm } from './linalg/gemm.ts';
 import { solveSpd } from './linalg/cholesky.ts';
 import { matrix } from './linalg/matrix.ts';
@@ -88,17 +90,24 @@ export async function openRefit(model: Model, calibration: Calibration, options:
     const [gram, cross] = [new Float64Array((features + 1) ** 2), new Float64Array((features + 1) * hidden)];
     let [lost, whole] = [0, 0];
     const wanted = ['attended', 'lost', 'whole', ...(change ? ['gram', 'cross'] : [])];
-    await eachWindow(openRuntime(convertedAttentionSubgraph(model, before, constants, rowWeights), runtimeOptions), async (runtime, at) => {
+    await eachWindow(openForWindows(convertedAttentionSubgraph(model, before, constants, rowWeights), runtimeOptions), async (runtime, at) => {
       const parts = await runtime.run({ hidden: state(await converted.read(at)), target: state(await targets.read(at)) }, wanted);
       await attended.write(at, floats(parts.attended, 'attended'));
       lost += sumOf(parts.lost);
       whole += sumOf(parts.whole);
       if (change) {
-        addTo(gram, floats(parts.gram, 'gram'));
-        addTo(cross, floats(parts.cross, 'cross'));
+        const [gramPart, crossPart] = [floats(parts.gram, 'gram'), floats(parts.cross, 'cross')];
+        addTo(gram, gramPart);
+        addTo(cross, crossPart);
+        freeMemory([gramPart, crossPart]);
       }
     });
-    return { mla: change ? replaceOutput(before, await ridgeStep(gram, cross, features, hidden, damping, gemm)) : before, attended, lost, whole };
+    if (!change) return { mla: before, attended, lost, whole };
+    const step = await ridgeStep(gram, cross, features, hidden, damping, gemm);
+    freeMemory([gram, cross]);
+    const mla = replaceOutput(before, step);
+    freeMemory([step]);
+    return { mla, attended, lost, whole };
   };
   let expected = 0;
   let sourceAt = 0; // the layer whose input `source` holds
@@ -113,7 +122,7 @@ export async function openRefit(model: Model, calibration: Calibration, options:
       const targets = known ?? memoryStore();
       if (known === null) {
         if (sourceAt !== layer) throw new RangeError(`openRefit: targets must go on being given, got none for layer ${layer}`);
-        await eachWindow(openRuntime(sourceLayerSubgraph(model, constants, layer, window, last ? ['attention'] : ['next', 'attention']), runtimeOptions), async (runtime, at) => {
+        await eachWindow(openForWindows(sourceLayerSubgraph(model, constants, layer, window, last ? ['attention'] : ['next', 'attention']), runtimeOptions), async (runtime, at) => {
           const { next, attention } = await runtime.run({ hidden: state(await source.read(at)) });
           await targets.write(at, floats(attention, 'attention'));
           if (!last) await source.write(at, floats(next, 'next'));
@@ -127,7 +136,7 @@ export async function openRefit(model: Model, calibration: Calibration, options:
         o_weight: mla.weights.output.weight,
         o_bias: mla.weights.output.bias ?? { dtype: 'float32', shape: [hidden], data: new Float32Array(hidden) },
       } satisfies Record<string, HostTensor>;
-      await eachWindow(openRuntime(convertedBodySubgraph(model, mla, constants, window), runtimeOptions), async (runtime, at) => {
+      await eachWindow(openForWindows(convertedBodySubgraph(model, mla, constants, window), runtimeOptions), async (runtime, at) => {
         const feeds = { hidden: state(await converted.read(at)), target: state(await targets.read(at)), attended: { dtype: 'float32', shape: [1, window, mla.heads * mla.valueWidth], data: await attended.read(at) }, ...output } satisfies Record<string, HostTensor>;
         const parts = await runtime.run(feeds, last ? ['lost'] : ['next', 'lost']);
         lostAfter += sumOf(parts.lost);

@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { EigenvalueDecomposition, Matrix as Oracle, SingularValueDecomposition } from 'ml-matrix';
 import t, { type Test } from 'tap';
-import { cholesky, solveSpd } from '../lib/linalg/cholesky.ts';
+import { freeMemory } from '../lib/free-memory.ts';
+import { cholesky, factorSpd, solveSpd } from '../lib/linalg/cholesky.ts';
 import { tridiagonalEigh } from '../lib/linalg/divide-and-conquer.ts';
 import { eigh } from '../lib/linalg/eigh.ts';
 import { multiplyPlain, plainGemm } from '../lib/linalg/gemm.ts';
@@ -259,6 +260,29 @@ t.test('cholesky, solveSpd, symmetricSqrt', async (t) => {
   await t.rejects(solveSpd(indefinite, zeros(97, 1), { gemm, ridge: 0.5 }), { message: /got pivot -0.5 in row 83 with ridge 0.5/ });
   await t.rejects(solveSpd(identity(3), zeros(2, 1), { gemm }), { message: /must have 3 rows like the matrix, got 2/ });
   await t.rejects(symmetricSqrt(indefinite, { gemm }), { message: /must be positive semi-definite, got eigenvalue -/ });
+});
+
+t.test('cholesky and solveSpd of matrices whose intermediate results are given back', async (t) => {
+  const n = 760, fast = openGemm({ threads: 1 }); // 4.6 MB
+  const x = gaussian(n, n + 3), b = gaussian(n, 761);
+  const a = await fast.multiply(x, x, { transposeB: true });
+  const before = a.data.slice();
+  const solution = await solveSpd(a, b, { gemm: fast, ridge: 0.25 });
+  t.ok(Buffer.from(before.buffer).equals(Buffer.from(a.data.buffer)), 'the matrix is as it was');
+  t.equal(b.data.length, n * 761, 'the right-hand side is there');
+  for (let i = 0; i < n; i++) before[i * (n + 1)]! += 0.25;
+  t.ok(distance(await fast.multiply(matrix(n, n, before), solution), b) < largest(before) * n * largest(solution.data) * rounding(n));
+  const factored = await factorSpd(a, fast);
+  t.ok(factored.definite && Buffer.from((await cholesky(a, { gemm: fast })).data.buffer).equals(Buffer.from(factored.lower.data.buffer)), 'one factor, with its inverse or without');
+  await fast.release();
+});
+
+t.test('memory that is given back is gone, little stays', (t) => {
+  const [large, small, own] = [new Float64Array(1e6), new Float32Array(10), new Float64Array(1e6)];
+  freeMemory([large, large.subarray(5)]);
+  freeMemory([small]);
+  t.same([large.length, small.length, own.length], [0, 10, 1e6]);
+  t.end();
 });
 
 t.test('orthonormalise: dependent columns are replaced, leading columns keep their span', async (t) => {

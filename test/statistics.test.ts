@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import t from 'tap';
 import { blockwiseAttention, groupedQueryAttention } from '../kernels/index.ts';
+import { constantsFirst, openWidening } from '../lib/graph/open-for-windows.ts';
 import { openRuntime } from '../lib/graph/runtime.ts';
 import type { HostTensor } from '../lib/graph/subgraph.ts';
 import { loadLayerWeights } from '../lib/models/decoder-weights.ts';
@@ -12,7 +13,7 @@ import { sourceLayerSubgraph } from '../lib/statistics/layer-graph.ts';
 import type { LayerStatistics } from '../lib/statistics/layer-statistics.ts';
 import { openStatistics } from '../lib/statistics/saved-statistics.ts';
 import { readAttentionLayer } from '../lib/surgery/attention-layer.ts';
-import { bothReadings, difference, float32Tolerance, generator, normal, type Program } from './support/readings.ts';
+import { bothReadings, difference, float32Tolerance, generator, normal, numbers, type Program } from './support/readings.ts';
 import { withDirectory, zooPath } from './support/tiny.ts';
 
 const window = 13;
@@ -174,6 +175,25 @@ t.test('attention in blocks equals attention at once', async (t) => {
     t.ok(difference(reference.whole?.data ?? [], reference[spelling]?.data ?? []) < 1e-14, `${spelling}, float64`);
     t.ok(difference(reference.whole?.data ?? [], Float64Array.from(onnx[spelling]?.data ?? [], Number)) < float32Tolerance(tokens), `${spelling}, onnx`);
   }
+});
+
+t.test('weights widened in every run give what weights widened once give', async (t) => {
+  const model = await openModel(zooPath('llama-gqa-tied'));
+  const subgraph = sourceLayerSubgraph(model, await loadLayerWeights(model, 0), 0, window, ['next', 'second', 'sensitivity']);
+  const { nodes } = constantsFirst(subgraph);
+  const computed = new Set(subgraph.inputs.map(({ name }) => name));
+  const late = nodes.map(({ inputs, outputs }) => {
+    const isLate = inputs.some((name) => computed.has(name));
+    if (isLate) for (const name of outputs) computed.add(name);
+    return isLate;
+  });
+  t.ok(late.includes(false) && late.indexOf(true) > late.lastIndexOf(false), 'what needs no input comes first');
+  t.same(new Set(nodes), new Set(subgraph.nodes));
+  const feeds = { hidden: normal([1, window, model.config.hidden], generator(3)) };
+  const [once, everyRun] = [await openRuntime(subgraph, { threads: 1 }), await openWidening(subgraph, { threads: 1 })];
+  const [want, got] = [await once.run(feeds), await everyRun.run(feeds)];
+  for (const [name, tensor] of Object.entries(want)) t.ok(difference(numbers(tensor), numbers(got[name])) < float32Tolerance(model.config.hidden), name);
+  await Promise.all([once.release(), everyRun.release()]);
 });
 
 t.test('statistics are saved, reused, and gone on with where they stopped', async (t) => {

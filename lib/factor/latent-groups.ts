@@ -64,7 +64,8 @@ export async function factorInGroups(strategy: FactorStrategy, input: FactorInpu
       statistics: input.statistics === null ? null : groupOfStatistics(input.statistics, group, groups),
       queryNope() {
         const { weight, bias } = queries();
-        return { weight: part(weight, group, groups), bias: slice(bias, group, groups) };
+        const own = part(weight, group, groups);
+        return { weight: { ...own, data: own.data.slice() }, bias: slice(bias, group, groups) };
       },
       keyNope: part(input.keyNope, group, groups), keyNopeBias: slice(input.keyNopeBias, group, groups), value: part(input.value, group, groups),
       rank: input.rank / groups, keyRank: Math.floor(input.keyRank / groups),

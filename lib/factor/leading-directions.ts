@@ -1,8 +1,9 @@
 /** The directions that carry most of M x for inputs x of a given covariance, for matrices of any size. */
-import { factorSpd } from '../linalg/cholesky.ts';
+import { freeMemory } from '../free-memory.ts';
+import { lowerFactor } from '../linalg/cholesky.ts';
 import { eigh } from '../linalg/eigh.ts';
 import type { Gemm } from '../linalg/gemm.ts';
-import { matrix, takeColumns, transpose, type Matrix } from '../linalg/matrix.ts';
+import { matrix, takeColumns, toFloat32, transpose, type Matrix } from '../linalg/matrix.ts';
 import { truncatedSvd } from '../linalg/randomised-svd.ts';
 import { seededRandom } from '../random.ts';
 
@@ -37,9 +38,15 @@ export async function leadingDirections(m: Matrix, covariance: Matrix, rank: num
       spectrum: Float64Array.from({ length: n }, (_, i) => Math.sqrt(Math.max(values[n - 1 - i]!, 0))),
     };
   }
-  const lower = await rootOf(covariance, gemm);
-  const { u } = await truncatedSvd(await gemm.multiply(m, lower), rank, { gemm, random: seededRandom(seed), exactUpTo });
+  const root = await rootOf(covariance, gemm);
+  const lower = toFloat32(root), narrow = toFloat32(m);
+  freeMemory([root.data]);
+  // The randomised way rounds this product to float32 in any case, and the covariance is of float32 sums.
+  const product = await gemm.multiply(narrow, lower);
+  freeMemory([lower.data, narrow.data]);
+  const { u, v } = await truncatedSvd(product, rank, { gemm, random: seededRandom(seed), exactUpTo });
   const directions = transpose(u);
+  freeMemory([product.data, u.data, v.data]);
   return { directions, spectrum: await deviations(await gemm.multiply(directions, m), covariance, gemm) };
 }
 
@@ -58,7 +65,9 @@ async function deviations(a: Matrix, covariance: Matrix, gemm: Gemm): Promise<Fl
 /** Lower triangular L with L L^T = J, its variances raised by the least floor that makes it positive definite. */
 async function rootOf(covariance: Matrix, gemm: Gemm): Promise<Matrix> {
   for (let floor = VARIANCE_FLOOR; ; floor *= 10) {
-    const factored = await factorSpd(withFloor(covariance, floor), gemm);
+    const raised = withFloor(covariance, floor);
+    const factored = await lowerFactor(raised, gemm);
+    freeMemory([raised.data]);
     if (factored.definite) return factored.lower;
     if (floor > MOST_VARIANCE_FLOOR) throw new RangeError(`leadingDirections: the covariance must be that of some inputs, got pivot ${factored.value} in row ${factored.pivot} with a tenth of the mean variance added`);
   }

@@ -26,7 +26,7 @@ export interface FactorInput {
   readonly plan: RopePlan;
   /** Null when none were given; never null where the strategy needs them. */
   readonly statistics: LayerStatistics | null;
-  /** What the plan leaves of the queries, fold included: the same elements per head as keyNope. Not scaled. Made when asked for. */
+  /** What the plan leaves of the queries, fold included: the same elements per head as keyNope. Not scaled. Made anew when asked for: the caller's own. */
   readonly queryNope: () => QueryRows;
   /** What the plan leaves of the keys. */
   readonly keyNope: Matrix; // [g n, d], n may be 0

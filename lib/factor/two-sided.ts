@@ -1,3 +1,4 @@
+import { freeMemory } from '../free-memory.ts';
 import { solveSpd } from '../linalg/cholesky.ts';
 import type { Gemm } from '../linalg/gemm.ts';
 import { matrix, scaleRows, sliceRows, transpose, zeros, type Matrix } from '../linalg/matrix.ts';
@@ -34,17 +35,25 @@ export const twoSided: FactorStrategy = {
     if (statistics === null) throw new TypeError('two-sided: statistics of calibration text are needed, got none');
     if ((attention.headNorm ?? null) !== null) throw new TypeError(`two-sided: layer ${attention.layer} must not norm its heads, its scores are not products of projections`);
     const covariance = centred(statistics);
-    const weighted = stackRows(
-      await byGroup(keyNope, await queryMetrics(input, statistics), gemm),
-      await byGroup(value, await outputMetrics(attention, gemm), gemm),
-    );
+    const keys = await byGroup(keyNope, await queryMetrics(input, statistics), gemm);
+    const values = await byGroup(value, await outputMetrics(attention, gemm), gemm);
+    const weighted = stackRows(keys, values);
+    if (keys.rows > 0) freeMemory([keys.data, values.data]);
     const { directions, spectrum } = await leadingDirections(weighted, covariance, rank, { gemm, seed });
     const deviations = spectrum.subarray(0, rank);
     const down = scaleRows(await gemm.multiply(directions, weighted), deviations.map((s) => (s ** 2 > EMPTY_CHANNEL * spectrum[0]! ** 2 ? 1 / s : 0)));
+    freeMemory([weighted.data]);
     const inputs = await gemm.multiply(covariance, down, { transposeB: true }); // [d, R]
+    freeMemory([covariance.data]);
     const gram = await gemm.multiply(down, inputs);
-    const up = async (rows: Matrix): Promise<Matrix> =>
-      (rows.rows === 0 ? zeros(0, rank) : transpose(await solveSpd(gram, transpose(await gemm.multiply(rows, inputs)), { gemm, ridge: UP_RIDGE })));
+    const up = async (rows: Matrix): Promise<Matrix> => {
+      if (rows.rows === 0) return zeros(0, rank);
+      const seen = transpose(await gemm.multiply(rows, inputs));
+      const solution = await solveSpd(gram, seen, { gemm, ridge: UP_RIDGE });
+      const turned = transpose(solution);
+      freeMemory([seen.data, solution.data]);
+      return turned;
+    };
     const [keyUp, valueUp] = [await up(keyNope), await up(value)];
     return { down, keyUp, valueUp, spectrum, outputBias: await meanOutput(attention, statistics, value, valueUp, down, gemm) };
   },
@@ -63,7 +72,9 @@ async function byGroup(rows: Matrix, metrics: readonly Matrix[], gemm: Gemm): Pr
   if (width === 0) return out;
   for (const [group, metric] of metrics.entries()) {
     const { root } = await symmetricSqrt(metric, { gemm });
-    out.data.set((await gemm.multiply(root, sliceRows(rows, group * width, (group + 1) * width))).data, group * width * rows.cols);
+    const weighted = await gemm.multiply(root, sliceRows(rows, group * width, (group + 1) * width));
+    out.data.set(weighted.data, group * width * rows.cols);
+    freeMemory([weighted.data]);
   }
   return out;
 }
@@ -90,6 +101,7 @@ async function queryMetrics({ attention, queryNope, gemm }: FactorInput, { secon
       }
     }
   }
+  freeMemory([weight.data, seen.data]);
   return metrics;
 }
 
@@ -106,6 +118,7 @@ async function outputMetrics(attention: AttentionLayer, gemm: Gemm): Promise<Mat
     const product = await gemm.multiply(own, own, { transposeA: true });
     const into = metrics[Math.floor(head / (heads / kvHeads))]!.data;
     product.data.forEach((x, at) => { into[at]! += x; });
+    freeMemory([own.data]);
   }
   return metrics;
 }
@@ -119,7 +132,9 @@ async function meanOutput(attention: AttentionLayer, { meanAttended }: LayerStat
   for (let head = 0; head < heads; head++) {
     const from = head * value.rows + Math.floor(head / (heads / kvHeads)) * headDim;
     const lost = Float64Array.from({ length: headDim }, (_, i) => whole.data[from + i]! - kept.data[from + i]!);
-    (await gemm.multiply(outputOf(attention, head), matrix(headDim, 1, lost))).data.forEach((x, at) => { bias[at]! += x; });
+    const own = outputOf(attention, head);
+    (await gemm.multiply(own, matrix(headDim, 1, lost))).data.forEach((x, at) => { bias[at]! += x; });
+    freeMemory([own.data]);
   }
   return bias;
 }

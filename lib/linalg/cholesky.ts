@@ -1,11 +1,18 @@
 /** Cholesky factorisation and symmetric positive definite systems, recursive so that nearly all work is in Gemm. */
+import { freeMemory } from '../free-memory.ts';
 import type { Gemm } from './gemm.ts';
 import { checkFinite, checkSquare, sliceColumns, sliceRows, subtract, zeros, type Matrix } from './matrix.ts';
 
 /** A = L L^T with L's inverse beside it, or the first pivot that is not positive. */
 export type Factored =
   | { readonly definite: true; readonly lower: Matrix; readonly inverse: Matrix }
-  | { readonly definite: false; readonly pivot: number; readonly value: number };
+  | Indefinite;
+
+interface Indefinite {
+  readonly definite: false;
+  readonly pivot: number;
+  readonly value: number;
+}
 
 /**
  * The lower triangular L with A = L L^T, n x n. Only the lower triangle of `a` is read.
@@ -14,7 +21,7 @@ export type Factored =
 export async function cholesky(a: Matrix, { gemm }: { readonly gemm: Gemm }): Promise<Matrix> {
   checkSquare('cholesky', a);
   checkFinite('cholesky', a);
-  const factored = await factorSpd(a, gemm);
+  const factored = await lowerFactor(a, gemm);
   if (!factored.definite) {
     throw new RangeError(`cholesky: matrix must be positive definite, got pivot ${factored.value} in row ${factored.pivot}`);
   }
@@ -50,35 +57,77 @@ export async function solveSpd(a: Matrix, b: Matrix, { gemm, ridge = 0 }: SolveS
     const { pivot, value } = factored;
     throw new RangeError(`solveSpd: matrix + ridge I must be positive definite, got pivot ${value} in row ${pivot} with ridge ${ridge}`);
   }
-  const { inverse } = factored;
-  const apply = async (rhs: Matrix): Promise<Matrix> =>
-    gemm.multiply(inverse, await gemm.multiply(inverse, rhs), { transposeA: true });
-  const first = await apply(b);
-  const correction = await apply(subtract(b, await gemm.multiply(damped, first)));
-  return { ...first, data: first.data.map((x, i) => x + correction.data[i]!) };
+  const { lower, inverse } = factored;
+  freeMemory([lower.data]);
+  const apply = async (rhs: Matrix): Promise<Matrix> => {
+    const half = await gemm.multiply(inverse, rhs);
+    const solved = await gemm.multiply(inverse, half, { transposeA: true });
+    freeMemory([half.data]);
+    return solved;
+  };
+  const solution = await apply(b);
+  const image = await gemm.multiply(damped, solution);
+  freeMemory([damped.data]);
+  const residual = subtract(b, image);
+  freeMemory([image.data]);
+  const correction = await apply(residual);
+  for (let i = 0; i < solution.data.length; i++) solution.data[i]! += correction.data[i]!;
+  freeMemory([inverse.data, residual.data, correction.data]);
+  return solution;
 }
 
 const smallestSplit = 64; // below, plain loops are faster
 
 /** L and L^-1 by halves: A = [A11 .; A21 A22], L21 = A21 L11^-T, L22 from A22 - L21 L21^T. Reads the lower triangle. */
 export async function factorSpd(a: Matrix, gemm: Gemm): Promise<Factored> {
-  const n = a.rows;
-  if (n <= smallestSplit) return factorPlain(a);
-  const half = n >> 1;
-  const top = sliceRows(a, 0, half);
-  const bottom = sliceRows(a, half, n);
-  const first = await factorSpd(sliceColumns(top, 0, half), gemm);
+  if (a.rows <= smallestSplit) return factorPlain(a);
+  const top = await topHalf(a, gemm);
+  if (!top.definite) return top;
+  const { first, lower21, left } = top;
+  const second = await factorSpd(left, gemm);
+  freeMemory([left.data]);
+  if (!second.definite) return { ...second, pivot: second.pivot + first.lower.rows };
+  const lower = joinLower(first.lower, lower21, second.lower, 1);
+  freeMemory([first.lower.data, second.lower.data]);
+  const outer = await gemm.multiply(second.inverse, lower21);
+  freeMemory([lower21.data]);
+  const inverse21 = await gemm.multiply(outer, first.inverse);
+  freeMemory([outer.data]);
+  const inverse = joinLower(first.inverse, inverse21, second.inverse, -1);
+  freeMemory([first.inverse.data, inverse21.data, second.inverse.data]);
+  return { definite: true, lower, inverse };
+}
+
+/** The L of `factorSpd` alone: half of its memory and fewer products. */
+export async function lowerFactor(a: Matrix, gemm: Gemm): Promise<{ readonly definite: true; readonly lower: Matrix } | Indefinite> {
+  if (a.rows <= smallestSplit) return factorPlain(a);
+  const top = await topHalf(a, gemm);
+  if (!top.definite) return top;
+  const { first, lower21, left } = top;
+  freeMemory([first.inverse.data]);
+  const second = await lowerFactor(left, gemm);
+  freeMemory([left.data]);
+  if (!second.definite) return { ...second, pivot: second.pivot + first.lower.rows };
+  const lower = joinLower(first.lower, lower21, second.lower, 1);
+  freeMemory([first.lower.data, lower21.data, second.lower.data]);
+  return { definite: true, lower };
+}
+
+/** The upper half of the factors, the corner L21, and what is left to factor below. */
+async function topHalf(a: Matrix, gemm: Gemm): Promise<{ readonly definite: true; readonly first: { readonly lower: Matrix; readonly inverse: Matrix }; readonly lower21: Matrix; readonly left: Matrix } | Indefinite> {
+  const n = a.rows, half = n >> 1;
+  const corner = sliceColumns(sliceRows(a, 0, half), 0, half);
+  const first = await factorSpd(corner, gemm);
+  freeMemory([corner.data]);
   if (!first.definite) return first;
-  const lower21 = await gemm.multiply(sliceColumns(bottom, 0, half), first.inverse, { transposeB: true });
+  const bottom = sliceRows(a, half, n);
+  const side = sliceColumns(bottom, 0, half);
+  const lower21 = await gemm.multiply(side, first.inverse, { transposeB: true });
   const square = await gemm.multiply(lower21, lower21, { transposeB: true });
-  const second = await factorSpd(subtract(sliceColumns(bottom, half, n), square), gemm);
-  if (!second.definite) return { ...second, pivot: second.pivot + half };
-  const inverse21 = await gemm.multiply(await gemm.multiply(second.inverse, lower21), first.inverse);
-  return {
-    definite: true,
-    lower: joinLower(first.lower, lower21, second.lower, 1),
-    inverse: joinLower(first.inverse, inverse21, second.inverse, -1),
-  };
+  const below = sliceColumns(bottom, half, n);
+  const left = subtract(below, square);
+  freeMemory([side.data, square.data, below.data]);
+  return { definite: true, first, lower21, left };
 }
 
 /** [top 0; sign * corner bottom] */

@@ -2,6 +2,7 @@
  * Truncated SVD of large matrices by randomised subspace iteration (Halko, Martinsson and Tropp, SIAM Review 53, 2011,
  * algorithm 4.4 with CholeskyQR for the QR steps), and the choice between it and the exact one.
  */
+import { freeMemory } from '../free-memory.ts';
 import { normals, type Random } from '../random.ts';
 import type { Gemm } from './gemm.ts';
 import { allocateLike, checkFinite, toFloat32, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
@@ -33,7 +34,9 @@ export async function randomisedSvd(a: Matrix<FloatArray>, rank: number, options
     if (!Number.isInteger(value) || value < 0) throw new RangeError(`randomisedSvd: ${name} must be an integer >= 0, got ${value}`);
   }
   if (a.rows > a.cols) {
-    const { u, s, v } = await randomisedSvd(transpose(a), rank, options);
+    const turned = transpose(a);
+    const { u, s, v } = await randomisedSvd(turned, rank, options);
+    freeMemory([turned.data]);
     return { u: v, s, v: u };
   }
   const width = Math.min(a.rows, rank + oversampling);
@@ -52,8 +55,13 @@ async function leftSubspace<A extends FloatArray>(
   a: Matrix<A>, width: number, iterations: number, gemm: Gemm, random: Random,
 ): Promise<Matrix<A>> {
   // A^T first, made orthonormal, then A: the square of the spectrum never meets the rounding of A's number type
-  const direct = async (q: Matrix<A>): Promise<Matrix<A>> =>
-    gemm.multiply(a, await choleskyQr(await gemm.multiply(a, q, { transposeA: true }), gemm));
+  const direct = async (q: Matrix<A>): Promise<Matrix<A>> => {
+    const turned = await gemm.multiply(a, q, { transposeA: true });
+    const right = await choleskyQr(turned, gemm);
+    const left = await gemm.multiply(a, right);
+    freeMemory([turned.data, right.data]);
+    return left;
+  };
   const start = allocateLike(a.data, a.cols * width);
   start.set(normals(random, a.cols * width));
   let y = await gemm.multiply(a, { rows: a.cols, cols: width, data: start });
@@ -61,8 +69,11 @@ async function leftSubspace<A extends FloatArray>(
   const gram = gramPays(a, width, iterations - 1) ? await gemm.multiply(a, a, { transposeB: true }) : null;
   for (let left = iterations; left > 0; left--) {
     const q = await choleskyQr(y, gemm);
+    freeMemory([y.data]);
     y = gram !== null && left > 1 ? await gemm.multiply(gram, q) : await direct(q);
+    freeMemory([q.data]);
   }
+  if (gram !== null) freeMemory([gram.data]);
   return y;
 }
 

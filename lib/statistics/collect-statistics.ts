@@ -1,7 +1,9 @@
 /** Statistics of every layer, streaming: one layer's weights and one window's activations are in memory at a time. */
 import { join } from 'node:path';
 import type { WriteOptions } from '../atomic-write.ts';
-import { openRuntime, type Runtime } from '../graph/runtime.ts';
+import { freeMemory } from '../free-memory.ts';
+import { openForWindows } from '../graph/open-for-windows.ts';
+import type { Runtime } from '../graph/runtime.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
 import { matrix } from '../linalg/matrix.ts';
 import { loadLayerWeights } from '../models/decoder-weights.ts';
@@ -53,11 +55,16 @@ export async function* collectStatistics(model: Model, calibration: Calibration,
   let done = first * calibration.windows.length;
   for (let layer = first; layer < layers; layer++) {
     const output = layer + 1 < layers ? stores(layer + 1) : null;
-    const statistics = await layerStatistics(model, calibration, layer, input, output, options, () => onProgress?.(++done, layers * calibration.windows.length));
-    if (directory !== undefined) await saveLayerStatistics(directory, statistics, write);
-    await input.discard();
+    const boundary = input;
+    const collected = async (): Promise<LayerStatistics> => {
+      const statistics = await layerStatistics(model, calibration, layer, boundary, output, options, () => onProgress?.(++done, layers * calibration.windows.length));
+      if (directory !== undefined) await saveLayerStatistics(directory, statistics, write);
+      await boundary.discard();
+      return statistics;
+    };
     if (output !== null) input = output;
-    yield statistics;
+    // Nothing here keeps what is yielded: it may be gone before the next layer is asked for.
+    yield await collected();
   }
 }
 
@@ -84,7 +91,7 @@ async function layerStatistics(
     attended: new Float64Array(heads * hidden), distances: new Float64Array(heads * window), sensitivity: new Float64Array(heads),
   };
   const pass = async (outputs: readonly LayerOutput[], count: number, use: (runtime: Runtime, hidden: HostTensor, at: number) => Promise<void>): Promise<void> => {
-    const runtime = await openRuntime(sourceLayerSubgraph(model, constants, layer, window, outputs), { threads });
+    const runtime = await openForWindows(sourceLayerSubgraph(model, constants, layer, window, outputs), { threads });
     try {
       for (let at = 0; at < count; at++) {
         signal?.throwIfAborted();
@@ -117,6 +124,7 @@ function addTo(sums: Sums, parts: Readonly<Record<string, HostTensor>>): void {
     if (part.dtype !== 'float32' || part.data.length !== sum.length) throw new TypeError(`collectStatistics: ${name} must be ${sum.length} float32 numbers, got ${part.dtype} [${part.shape}]`);
     const { data } = part;
     for (let i = 0; i < sum.length; i++) sum[i]! += data[i]!;
+    freeMemory([data]);
   }
 }
 
@@ -134,7 +142,11 @@ interface Counts {
 function meansOf(layer: number, sums: Sums, { identity, hidden, heads, kvHeads, headDim, window, windows, attentionWindows }: Counts): LayerStatistics {
   const tokens = windows * window;
   const attentionTokens = attentionWindows * window;
-  const over = (sum: Float64Array, count: number): Float64Array => sum.map((x) => x / count);
+  /** In place: the moments of a large layer are not kept twice. */
+  const over = (sum: Float64Array, count: number): Float64Array => {
+    for (let i = 0; i < sum.length; i++) sum[i]! /= count;
+    return sum;
+  };
   return {
     layer, identity,
     secondMoment: matrix(hidden, hidden, symmetric(over(sums.second, tokens), hidden)), mean: over(sums.first, tokens),

@@ -3,7 +3,7 @@ import { record, type Recorder, type Value } from '../graph/record.ts';
 import type { Port, Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
 import type { AttentionLayer, Projection } from './attention-layer.ts';
-import { keyRopeRows, queryElements, queryNopeRows, queryRopeRows, selectRows, toProjection } from './complex-rows.ts';
+import { keyRopeRows, queryElements, queryNopeRows, queryRopeRows, takeProjection, takeRows } from './complex-rows.ts';
 import type { KvFactors } from './joint-kv-svd.ts';
 import { splitHeadNorm } from './head-norm.ts';
 import { headNormValues, layerInputs, projectionValues, recordAngles } from './layer-graph.ts';
@@ -68,9 +68,9 @@ export function buildMlaLayer(attention: AttentionLayer, plan: RopePlan, factors
     throw new RangeError(`buildMlaLayer: factors must rebuild ${plan.nopeElements[0]?.length} elements per head for layer ${layer}, got ${nopeWidth}`);
   }
   const weights: MlaLayer['weights'] = {
-    queryRope: plan.components.length === 0 ? null : toProjection(queryRopeRows(attention, plan, keepsOwnPairs(attention, plan))),
-    keyRope: plan.components.length === 0 ? null : toProjection(keyRopeRows(attention, plan)),
-    queryNope: nopeWidth === 0 ? null : toProjection(selectRows(queryNopeRows(attention, plan), queryElements(plan, attention))),
+    queryRope: plan.components.length === 0 ? null : takeProjection(queryRopeRows(attention, plan, keepsOwnPairs(attention, plan))),
+    keyRope: plan.components.length === 0 ? null : takeProjection(keyRopeRows(attention, plan)),
+    queryNope: nopeWidth === 0 ? null : takeProjection(takeRows(queryNopeRows(attention, plan), queryElements(plan, attention))),
     keyUp: nopeWidth === 0 ? null : { weight: factors.keyUp, bias: null },
     down: { weight: factors.down, bias: null },
     valueUp: { weight: factors.valueUp, bias: null },

@@ -1,5 +1,6 @@
 /** Weight rows read as complex pairs: row f and row f + n of a head are real and imaginary part. All in float64. */
 import type { HostTensor } from '../../kernels/emit.ts';
+import { freeMemory } from '../free-memory.ts';
 import type { PairTerm, RopePlan } from './rope-plan.ts';
 import type { AttentionLayer, Projection } from './attention-layer.ts';
 
@@ -139,6 +140,20 @@ function wholePairs(pairs: number, half: number, components: RopePlan['component
 export function queryElements({ nopeElements }: Pick<RopePlan, 'nopeElements'>, { heads, kvHeads, headDim }: Pick<AttentionLayer, 'heads' | 'kvHeads' | 'headDim'>): number[] {
   const perGroup = heads / kvHeads;
   return Array.from({ length: heads }, (_, head) => (nopeElements[Math.floor(head / perGroup)] ?? []).map((element) => head * headDim + element)).flat();
+}
+
+/** `selectRows` of rows that nothing else needs. */
+export function takeRows(from: Rows, rows: readonly number[]): Rows {
+  const taken = selectRows(from, rows);
+  freeMemory([from.weight]);
+  return taken;
+}
+
+/** `toProjection` of rows that nothing else needs. */
+export function takeProjection(rows: Rows): Projection {
+  const projection = toProjection(rows);
+  freeMemory([rows.weight]);
+  return projection;
 }
 
 /** The given rows, in order. */

@@ -4,6 +4,7 @@ import { factorStrategies, isFactorStrategyName, type FactorStrategyName } from 
 import { factorInGroups, spreadGroups } from '../factor/latent-groups.ts';
 import { halfForKeys } from '../factor/split.ts';
 import { placements, type FactorInput, type FactorMatrices, type FactorStrategy, type SingularValuePlacement } from '../factor/strategy.ts';
+import { freeMemory } from '../free-memory.ts';
 import { record, type Value } from '../graph/record.ts';
 import type { Subgraph } from '../graph/subgraph.ts';
 import { lazily } from '../lazily.ts';
@@ -12,7 +13,7 @@ import { frobeniusNorm, matrix, subtract, type Matrix } from '../linalg/matrix.t
 import { withGemm } from '../linalg/onnx-gemm.ts';
 import { checkStatistics, type LayerStatistics } from '../statistics/layer-statistics.ts';
 import type { AttentionLayer } from './attention-layer.ts';
-import { keyNopeRows, queryElements, queryNopeRows, selectRows, type Rows } from './complex-rows.ts';
+import { keyNopeRows, queryElements, queryNopeRows, takeRows, type Rows } from './complex-rows.ts';
 import { layerInputs } from './layer-graph.ts';
 import type { RopePlan } from './rope-plan.ts';
 
@@ -90,6 +91,7 @@ export async function jointKvSvd(attention: AttentionLayer, plan: RopePlan, opti
   const { factors, keyError, valueError, energyKept } = options.gemm === undefined ? await withGemm(factor) : await factor(options.gemm);
   const down = rounded(factors.down);
   const [keyUp, valueUp] = [rounded(factors.keyUp), rounded(factors.valueUp)];
+  freeMemory([keyNope, value, factors.down, factors.keyUp, factors.valueUp].map(({ data }) => data));
   const subgraph = lazily(() => factorSubgraph(attention, { down, keyUp, valueUp, nopeWidth, latentGroups }));
   return {
     layer, strategy, singularValues, rank, latentGroups, nopeWidth, down, keyUp, valueUp,
@@ -111,11 +113,11 @@ function keyRankOf(row: FactorStrategy, strategy: string, layer: number, { rank,
 /** What a plan leaves without rotation of W_k and, folded, of W_q: per head only those elements that are not zero; and W_v. */
 export function remainderOf(attention: AttentionLayer, plan: RopePlan): Pick<FactorInput, 'keyNope' | 'keyNopeBias' | 'queryNope' | 'value'> & { nopeWidth: number } {
   const { headDim, heads, kvHeads } = attention;
-  const keys = selectRows(keyNopeRows(attention, plan), plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element)));
+  const keys = takeRows(keyNopeRows(attention, plan), plan.nopeElements.flatMap((elements, head) => elements.map((element) => head * headDim + element)));
   return {
     keyNope: asMatrix(keys), keyNopeBias: keys.bias ?? new Float64Array(keys.rows),
     queryNope() {
-      const queries = selectRows(queryNopeRows(attention, plan), queryElements(plan, { heads, kvHeads, headDim }));
+      const queries = takeRows(queryNopeRows(attention, plan), queryElements(plan, { heads, kvHeads, headDim }));
       return { weight: asMatrix(queries), bias: queries.bias ?? new Float64Array(queries.rows) };
     },
     value: asMatrix({ weight: Float64Array.from(attention.value.weight.data), rows: kvHeads * headDim, cols: attention.hidden }),
@@ -135,7 +137,14 @@ interface MeasuredFactors {
 
 async function measuredFactors(work: Promise<FactorMatrices>, latentGroups: number, keyNope: Matrix, value: Matrix, gemm: Gemm): Promise<MeasuredFactors> {
   const factors = await work;
-  const lost = async (up: Matrix, of: Matrix): Promise<number> => (of.rows === 0 ? 0 : frobeniusNorm(subtract(of, await gemm.multiply(spreadGroups(up, latentGroups), factors.down))));
+  const lost = async (up: Matrix, of: Matrix): Promise<number> => {
+    if (of.rows === 0) return 0;
+    const kept = await gemm.multiply(spreadGroups(up, latentGroups), factors.down);
+    const difference = subtract(of, kept);
+    const norm = frobeniusNorm(difference);
+    freeMemory([kept.data, difference.data]);
+    return norm;
+  };
   const [keyLost, valueLost] = [await lost(factors.keyUp, keyNope), await lost(factors.valueUp, value)];
   const [keyNorm, valueNorm] = [keyNope.rows === 0 ? 0 : frobeniusNorm(keyNope), frobeniusNorm(value)];
   const relative = (error: number, norm: number): number => (norm === 0 ? 0 : error / norm);

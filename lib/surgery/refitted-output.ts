@@ -45,7 +45,7 @@ export function replaceOutput(mla: MlaLayer, step: Float64Array): MlaLayer {
   const { heads, valueWidth, hidden, weights } = mla;
   const width = heads * valueWidth;
   const { weight, bias } = weights.output;
-  const data = Float64Array.from(weight.data, (x, at) => x + step[(at % width) * hidden + Math.floor(at / width)]!);
+  const data = weight.data.map((x, at) => x + step[(at % width) * hidden + Math.floor(at / width)]!);
   const offset = Float64Array.from({ length: hidden }, (_, row) => (bias?.data[row] ?? 0) + step[width * hidden + row]!);
-  return withParts(mla, { weights: { ...weights, output: { weight: float32([hidden, width], data), bias: float32([hidden], offset) } } });
+  return withParts(mla, { weights: { ...weights, output: { weight: { dtype: 'float32', shape: [hidden, width], data }, bias: float32([hidden], offset) } } });
 }

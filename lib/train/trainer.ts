@@ -4,7 +4,7 @@ import { differentiate, gradientOf } from '../autodiff/differentiate.ts';
 import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime.ts';
 import type { Subgraph } from '../graph/subgraph.ts';
 import { createAdamW, type AdamWOptions, type AdamWState } from './adamw.ts';
-import { freeMemory } from './free-memory.ts';
+import { freeMemory } from '../free-memory.ts';
 import { optimiserKernel } from './optimiser-kernel.ts';
 
 export type Weights = ReadonlyMap<string, HostTensor<'float32'>>;
