@@ -260,6 +260,7 @@ t.test('cholesky, solveSpd, symmetricSqrt', async (t) => {
   await t.rejects(solveSpd(indefinite, zeros(97, 1), { gemm, ridge: 0.5 }), { message: /got pivot -0.5 in row 83 with ridge 0.5/ });
   await t.rejects(solveSpd(identity(3), zeros(2, 1), { gemm }), { message: /must have 3 rows like the matrix, got 2/ });
   await t.rejects(symmetricSqrt(indefinite, { gemm }), { message: /must be positive semi-definite, got eigenvalue -/ });
+  t.equal((await symmetricSqrt(indefinite, { gemm, noise: 1 })).rank, 96, 'a negative eigenvalue within the noise counts as zero');
 });
 
 t.test('cholesky and solveSpd of matrices whose intermediate results are given back', async (t) => {

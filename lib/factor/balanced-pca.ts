@@ -67,7 +67,8 @@ export const balancedPca: FactorStrategy = {
   async factor(input) {
     const { attention, plan, statistics, rank, keyNopeBias, gemm, seed, singularValues } = input;
     if (statistics === null) throw new TypeError('balanced-pca: statistics of calibration text are needed, got none');
-    const { root } = await symmetricSqrt(augmentedMoment(statistics), { gemm });
+    // Fewer tokens than inputs leave eigenvalues of zero, which float32 sums may miss by a little to either side.
+    const { root } = await symmetricSqrt(augmentedMoment(statistics), { gemm, noise: 1e-6 });
     const [keys, values] = [withBias(input.keyNope, keyNopeBias), withBias(input.value, attention.value.bias?.data ?? null)];
     const rotating = 2 * plan.components.length;
     const ratio = keys.rows === 0 ? 1 : meanChannel(await gemm.multiply(channels(input, keys), root)) / meanChannel(await gemm.multiply(values, root), rotating < values.rows ? rotating : 0);

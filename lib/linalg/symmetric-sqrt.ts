@@ -12,17 +12,23 @@ export interface SymmetricSqrt {
   readonly rank: number;
 }
 
+export interface SymmetricSqrtOptions {
+  readonly gemm: Gemm;
+  /** A negative eigenvalue of up to this share of the largest counts as zero. Default 1e-10; sums of float32 products need 1e-6. */
+  readonly noise?: number;
+}
+
 /**
  * A = V diag(w) V^T -> root V diag(sqrt w) V^T and inverse root V diag(1 / sqrt w) V^T.
  * Only the lower triangle of `a` is read. Eigenvalues up to n * 2.2e-16 of the largest, the noise of the
- * decomposition, count as zero. Throws when an eigenvalue is negative beyond 1e-10 of the largest magnitude.
+ * decomposition, count as zero. Throws when an eigenvalue is negative beyond `noise` times the largest magnitude.
  */
-export async function symmetricSqrt(a: Matrix, { gemm }: { readonly gemm: Gemm }): Promise<SymmetricSqrt> {
+export async function symmetricSqrt(a: Matrix, { gemm, noise = 1e-10 }: SymmetricSqrtOptions): Promise<SymmetricSqrt> {
   const { values, vectors } = await eigh(a, { gemm });
   const n = a.rows;
   const lowest = values[0] ?? 0;
   const largest = Math.max(Math.abs(lowest), Math.abs(values[n - 1] ?? 0));
-  if (lowest < -1e-10 * largest) {
+  if (lowest < -noise * largest) {
     throw new RangeError(`symmetricSqrt: matrix must be positive semi-definite, got eigenvalue ${lowest} beside ${largest}`);
   }
   const floor = n * Number.EPSILON * largest;
