@@ -356,8 +356,9 @@ t.test('the real process: pure standard output, and Ctrl-C', async (t) => {
 
 t.test('large pages are asked for where they are to be had, once', async (t) => {
   const host = { platform: 'linux', glibc: '2.36', transparent: 'madvise' } as const;
-  t.same(hugePageEnvironment({ HOME: '/h' }, host), { HOME: '/h', GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1' });
-  t.same(hugePageEnvironment({ GLIBC_TUNABLES: 'glibc.malloc.check=1' }, host), { GLIBC_TUNABLES: 'glibc.malloc.check=1:glibc.malloc.hugetlb=1' }, 'other tunables stay');
+  t.same(hugePageEnvironment({ HOME: '/h' }, host), { HOME: '/h', GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2097152' });
+  t.same(hugePageEnvironment({ GLIBC_TUNABLES: 'glibc.malloc.check=1' }, host), { GLIBC_TUNABLES: 'glibc.malloc.check=1:glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2097152' }, 'other tunables stay');
+  t.same(hugePageEnvironment({ GLIBC_TUNABLES: 'glibc.malloc.mmap_threshold=4096' }, host), { GLIBC_TUNABLES: 'glibc.malloc.mmap_threshold=4096:glibc.malloc.hugetlb=1' }, 'and so does a threshold');
   for (const [environment, other] of [
     [{ ATTENTION_SURGERY_HUGE_PAGES: '0' }, {}], [{ GLIBC_TUNABLES: 'glibc.malloc.hugetlb=2' }, {}], [{}, { platform: 'darwin' }], [{}, { glibc: '2.34' }],
     [{}, { glibc: null }], [{}, { transparent: 'always' }], [{}, { transparent: null }],

@@ -10,6 +10,7 @@ import { finishGeneration, generate, type GenerateOptions, type GenerationResult
 import { loadPrompt, savePrompt } from '../lib/session/prompt-cache.ts';
 import { perplexity } from '../lib/session/perplexity.ts';
 import { sampleToken, samplingCandidates } from '../lib/session/sampler.ts';
+import { chunkBehind } from '../lib/session/prompt-chunks.ts';
 import { openSession, type Session, type SessionOptions } from '../lib/session/session.ts';
 import { stopStrings } from '../lib/session/stop-strings.ts';
 import { openTokenizer } from '../lib/text/tokenizer.ts';
@@ -103,6 +104,12 @@ t.test('stop strings: given out is all before the first one, however the text is
     return stopped && text.startsWith(out) && stops.some((stop) => text.startsWith(stop, out.length)) && !stops.some((stop) => out.includes(stop));
   }), { numRuns: 500 });
   t.throws(() => stopStrings(['']), { message: /at least one character/ });
+});
+
+t.test('chunks of a prompt are shorter behind a long context', (t) => {
+  t.same([0, 3840, 4096, 8000, 8192, 100_000].map(chunkBehind), [256, 256, 192, 128, 64, 64]);
+  fc.assert(fc.property(fc.nat(200_000), (cached) => chunkBehind(cached) >= chunkBehind(cached + 1) && (chunkBehind(cached) === 64 || chunkBehind(cached) * (cached + chunkBehind(cached)) <= 2 ** 20)));
+  t.end();
 });
 
 t.test('generation over a zoo model', async (t) => {

@@ -12,6 +12,7 @@ import { createCache, type Cache } from './cache.ts';
 import { decoderGraphs, type DecodeGraph } from './decoder-graphs.ts';
 import { floatOutput } from './float-output.ts';
 import { graphShelf } from './graph-shelf.ts';
+import { chunkBehind } from './prompt-chunks.ts';
 import { tokenFeeds } from './token-feeds.ts';
 
 export interface SessionOptions {
@@ -19,7 +20,7 @@ export interface SessionOptions {
   readonly threads?: number;
   /** Tokens a cache holds at most. Default: what the model was made for. */
   readonly contextLength?: number;
-  /** Tokens of a prompt that go through the graph at once: bounded memory, and future keys are never computed. Default 256. */
+  /** Tokens of a prompt that go through the graph at once: bounded memory, and future keys are never computed. Default 256, fewer behind a long context (`chunkBehind`). */
   readonly chunkTokens?: number;
   /** Form of prefill and of decode. Default: source; for a converted model expanded and absorbed. */
   readonly forms?: { readonly prefill: DecoderForm; readonly decode: DecoderForm };
@@ -76,8 +77,8 @@ export interface Session {
  * Errors: a form the model cannot take, chunkTokens below 1.
  */
 export function openSession(model: Model, options: SessionOptions = {}): Session {
-  const { chunkTokens = 256, contextLength = model.config.maxPositions, signal } = options;
-  if (!Number.isInteger(chunkTokens) || chunkTokens < 1) throw new RangeError(`openSession: chunkTokens must be 1 or more, got ${chunkTokens}`);
+  const { chunkTokens, contextLength = model.config.maxPositions, signal } = options;
+  if (chunkTokens !== undefined && (!Number.isInteger(chunkTokens) || chunkTokens < 1)) throw new RangeError(`openSession: chunkTokens must be 1 or more, got ${chunkTokens}`);
   const valid = formsOf(model);
   const forms = options.forms ?? (model.mla === null ? { prefill: 'source', decode: 'source' } : { prefill: 'expanded', decode: 'absorbed' });
   for (const form of [forms.prefill, forms.decode]) {
@@ -124,14 +125,15 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
 
   /** `run` in causal chunks. */
   const chunked = async (
-    graph: Runtime, cache: Cache, ids: readonly number[], targets: readonly number[] | undefined, take: (outputs: Record<string, HostTensor>, start: number) => void,
+    graph: Runtime, cache: Cache, ids: readonly number[], targets: readonly number[] | undefined, take: (outputs: Record<string, HostTensor>, start: number, end: number) => void,
   ): Promise<void> => {
     checkIds(ids);
     if (cache.length + ids.length > roomOf(cache)) {
       throw new RangeError(`openSession: prompt must fit the context of ${roomOf(cache)} tokens, got ${cache.length} cached and ${ids.length} new`);
     }
-    for (let start = 0; start < ids.length; start += chunkTokens) {
-      take(await run(graph, cache, ids.slice(start, start + chunkTokens), targets?.slice(start, start + chunkTokens)), start);
+    for (let start = 0, end = 0; start < ids.length; start = end) {
+      end = Math.min(ids.length, start + (chunkTokens ?? chunkBehind(cache.length)));
+      take(await run(graph, cache, ids.slice(start, end), targets?.slice(start, end)), start, end);
     }
   };
 
@@ -158,9 +160,9 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
     async prefill(cache, ids, onProgress) {
       if (ids.length === 0) throw new RangeError('Session.prefill: a prompt must have at least one token, got none');
       let last = new Float32Array(0);
-      await chunked(await prefillGraph('last'), cache, ids, undefined, (outputs, start) => {
+      await chunked(await prefillGraph('last'), cache, ids, undefined, (outputs, _start, end) => {
         last = Float32Array.from(floatOutput(outputs, 'logits'));
-        onProgress?.(Math.min(start + chunkTokens, ids.length));
+        onProgress?.(end);
       });
       return last;
     },

@@ -9,10 +9,10 @@ import { train } from './train.ts';
 
 /**
  * What lowered perplexity most for the time it takes on two cores (docs/log.md): the source's next-token distribution at
- * every position is the target, only attention learns, each matrix at a rate relative to its own size.
+ * every position is the target, only attention and the norms learn, each weight at a rate relative to its own size.
  */
 export const healingRecipe = {
-  loss: 'teacher', train: 'attention', relativeRates: true, learningRate: 1e-3, schedule: 'linear', warmupSteps: 8,
+  loss: 'teacher', train: 'attention-and-norms', relativeRates: true, learningRate: 1e-3, schedule: 'linear', warmupSteps: 8,
   optimiser: { betas: [0.9, 0.98], weightDecay: 0, clipNorm: null },
 } as const;
 
