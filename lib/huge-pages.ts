@@ -65,6 +65,9 @@ export function hugePageEnvironment(
   return { ...environment, GLIBC_TUNABLES: [...(given === '' ? [] : [given]), `${TUNABLE}=1`, ...(given.includes('glibc.malloc.mmap_threshold') ? [] : [GIVES_BACK])].join(':') };
 }
 
+/** Lets `collectGarbage` work. */
+const COLLECTOR = '--expose-gc';
+
 /** Signals that a terminal or a supervisor sends. */
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
@@ -73,7 +76,7 @@ const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
  * that a signal reaches it once, through this one: from a terminal both would get it, and the second ends a command at once.
  */
 export async function runAgain(env: Record<string, string | undefined>): Promise<number> {
-  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], { env, stdio: 'inherit', detached: true });
+  const child = spawn(process.execPath, [COLLECTOR, ...process.execArgv, ...process.argv.slice(1)], { env, stdio: 'inherit', detached: true });
   const forward = (signal: NodeJS.Signals): boolean => child.kill(signal);
   for (const signal of SIGNALS) process.on(signal, forward);
   try {

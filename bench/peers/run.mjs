@@ -19,9 +19,10 @@ const { peers, python, contexts, threads, steps } = values;
 if (peers === undefined) throw new Error('peers: --peers DIR must be given, the folder that prepare.py filled');
 
 const common = (model) => ['--model', model, '--tokens', join(peers, 'tokens.json'), '--contexts', contexts, '--threads', threads, '--steps', steps];
-const tsx = here('../../node_modules/tsx/dist/cli.mjs');
+// With the collector in reach, as our command line starts itself.
+const node = [process.execPath, '--expose-gc', '--import', new URL('../../node_modules/tsx/dist/loader.mjs', import.meta.url).href];
 const ours = (name, model, weights, cache) =>
-  ({ name: `ours, ${name}, ${weights} weights, ${cache} cache`, needs: [model], run: [process.execPath, tsx, here('ours.ts'), ...common(model), '--weights', weights, '--cache', cache] });
+  ({ name: `ours, ${name}, ${weights} weights, ${cache} cache`, needs: [model], run: [...node, here('ours.ts'), ...common(model), '--weights', weights, '--cache', cache] });
 const llama = (type) => ({ name: `llama.cpp ${type}, flash attention`, needs: [join(peers, 'llama_decode'), join(peers, `${type}.gguf`)], run: [join(peers, 'llama_decode'), join(peers, `${type}.gguf`), join(peers, 'tokens.json'), contexts, threads, steps] });
 const nodeLlama = (type) => ({ name: `node-llama-cpp ${type}, flash attention`, needs: [here('node_modules/node-llama-cpp'), join(peers, `${type}.gguf`)], run: [process.execPath, here('node_llama.mjs'), ...common(join(peers, `${type}.gguf`))] });
 const genai = (precision) => ({ name: `onnxruntime-genai ${precision}`, needs: [join(peers, `genai-${precision}`)], run: [python, here('genai.py'), ...common(join(peers, `genai-${precision}`))] });

@@ -1,4 +1,5 @@
 /** A model opened for inference: one onnxruntime session per graph, opened when first needed. */
+import { collectGarbage } from '../collect-garbage.ts';
 import type { Runtime } from '../graph/runtime.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
 import type { Absorption } from '../models/absorption.ts';
@@ -72,6 +73,13 @@ export interface Session {
   close(): Promise<void>;
 }
 
+/** What a graph was made of, all its weights in JavaScript, is garbage once the engine has it. */
+async function leavingNothing<T>(opening: Promise<T>): Promise<T> {
+  const opened = await opening;
+  collectGarbage();
+  return opened;
+}
+
 /**
  * Opens a model for inference. Nothing is loaded before it is needed; close() frees the graphs.
  * Errors: a form the model cannot take, chunkTokens below 1.
@@ -92,9 +100,9 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
     decodePasses: options.decodePasses ?? decodePasses, absorption: options.absorption ?? 'auto', appendInPlace: options.appendInPlace ?? true,
   });
   const shelf = graphShelf();
-  const prefillGraph = (output: DecoderOutput): Promise<Runtime> => shelf.take(`prefill ${output}`, () => graphs.prefill(forms.prefill, output));
+  const prefillGraph = (output: DecoderOutput): Promise<Runtime> => shelf.take(`prefill ${output}`, () => leavingNothing(graphs.prefill(forms.prefill, output)));
   let decoding: Promise<DecodeGraph> | null = null;
-  const decodeGraph = (): Promise<DecodeGraph> => (decoding ??= graphs.decode(forms.decode));
+  const decodeGraph = (): Promise<DecodeGraph> => (decoding ??= leavingNothing(graphs.decode(forms.decode)));
 
   const checkIds = (ids: readonly number[]): void => {
     const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocab);
