@@ -30,6 +30,7 @@ export interface Checkpoint {
   /**
    * A weight as float32: widened, dequantised or (F64) rounded; only its own bytes are read.
    * Errors: no such tensor, whole numbers where weights are expected, NaN or infinity with its index.
+   * Made anew by every call: the caller's own, to change or to give back.
    */
   read(name: string): Promise<HostTensor<'float32'>>;
   /**
