@@ -13,38 +13,40 @@ const portText = (port: Port): string => `${port.dtype} [${port.shape.join(',')}
 /**
  * Makes the check once per subgraph so that a run pays about a microsecond per port. The check throws
  * `<caller>: input q must be float32 [b,s,576], got ...` on a missing, superfluous or wrong tensor and on a symbol
- * that two ports, or a port and `known`, disagree about; it returns what the symbols stand for (those it could
+ * that two ports, or a port and `bound`, disagree about; it returns what the symbols stand for (those it could
  * determine). Inputs must all be there, outputs need not.
  */
-export function portChecker(caller: string, kind: 'input' | 'output', ports: readonly Port[]): (tensors: Readonly<Record<string, HostTensor>>, known?: Bindings) => Bindings {
+export function portChecker(caller: string, kind: 'input' | 'output', ports: readonly Port[]): (tensors: Readonly<Record<string, HostTensor>>, bound?: Bindings) => Bindings {
   const names = new Set(ports.map((port) => port.name));
-  return (tensors, known = {}) => {
+  // What each axis asks for, read once: a number, a symbol, or an expression to be settled when its symbols are known.
+  const known = ports.map((port) => ({ port, axes: port.shape.map((dim) => ({ dim, isSymbol: typeof dim === 'string' && SYMBOL.test(dim) })) }));
+  const refuse = (port: Port, got: string): never => { throw new Error(`${caller}: ${kind} ${port.name} must be ${portText(port)}, got ${got}`); };
+  return (tensors, bound = {}) => {
     for (const name of Object.keys(tensors)) {
       if (!names.has(name)) throw new Error(`${caller}: ${kind} must be one of ${[...names].join(', ')}, got ${name}`);
     }
-    const bindings: Record<string, number> = { ...known }, source: Record<string, string> = {};
+    const bindings: Record<string, number> = { ...bound }, source: Record<string, string> = {};
     const open: { port: Port; axis: number; size: number }[] = [];
-    for (const port of ports) {
+    for (const { port, axes } of known) {
       const tensor = tensors[port.name];
-      const refuse = (got: string): never => { throw new Error(`${caller}: ${kind} ${port.name} must be ${portText(port)}, got ${got}`); };
       if (tensor === undefined) {
         if (kind === 'output') continue;
-        return refuse('none');
+        return refuse(port, 'none');
       }
       const { dtype, shape, data } = tensor;
-      if (dtype !== port.dtype || shape.length !== port.shape.length) refuse(`${dtype} [${shape}]`);
-      if (data.length !== elementCount(shape)) refuse(`${data.length} elements for [${shape}]`);
-      for (let axis = 0; axis < shape.length; axis++) {
-        const dim = port.shape[axis]!, size = shape[axis]!;
+      if (dtype !== port.dtype || shape.length !== port.shape.length) refuse(port, `${dtype} [${shape}]`);
+      if (data.length !== elementCount(shape)) refuse(port, `${data.length} elements for [${shape}]`);
+      for (let axis = 0; axis < axes.length; axis++) {
+        const { dim, isSymbol } = axes[axis]!, size = shape[axis]!;
         if (typeof dim === 'number') {
-          if (dim !== size) refuse(`[${shape}]`);
-        } else if (!SYMBOL.test(dim)) {
+          if (dim !== size) refuse(port, `[${shape}]`);
+        } else if (!isSymbol) {
           open.push({ port, axis, size });
         } else if (bindings[dim] === undefined) {
           bindings[dim] = size;
           source[dim] = port.name;
         } else if (bindings[dim] !== size) {
-          refuse(`[${shape}] where ${dim} is ${bindings[dim]}${source[dim] === undefined ? '' : ` in ${kind} ${source[dim]}`}`);
+          refuse(port, `[${shape}] where ${dim} is ${bindings[dim]}${source[dim] === undefined ? '' : ` in ${kind} ${source[dim]}`}`);
         }
       }
     }

@@ -53,6 +53,7 @@ export interface Runtime {
 
 /** Only what kills the process is logged: every error is thrown with the same text. */
 const SILENT = 4;
+const QUIET = { logSeverityLevel: SILENT } as const;
 
 /** Threads used when none are asked for: see RuntimeOptions.threads. */
 export const defaultThreads = (): number => Math.min(availableParallelism(), 8);
@@ -79,7 +80,7 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
     });
     return runtimeOf(session, subgraph.name, subgraph.inputs, subgraph.outputs);
   } catch (error) {
-    throw named('openRuntime', subgraph.name, error);
+    throw failed('openRuntime', subgraph.name, error);
   } finally {
     placed.done();
   }
@@ -91,23 +92,29 @@ function runtimeOf(open: InferenceSession, subgraph: string, inputPorts: readonl
   const checkFeeds = portChecker('runSubgraph', 'input', inputPorts);
   const checkFetches = portChecker('runSubgraph', 'output', outputPorts);
   const outputs = new Map(outputPorts.map((port) => [port.name, port]));
-  const run: Runtime['run'] = async (feeds, fetches = [...outputs.keys()]) => {
+  const every = [...outputs.keys()];
+  // Plain loops: a step of a large model has a hundred tensors and a few milliseconds.
+  const run: Runtime['run'] = async (feeds, fetches = every) => {
     if (session === null) throw new Error(`runSubgraph: ${subgraph} must be open, got a released one`);
     const bindings = checkFeeds(feeds);
-    const given: Readonly<Record<string, HostTensor>> = isNames(fetches) ? {} : Object.fromEntries(Object.entries(fetches).flatMap(([name, tensor]) => (tensor === null ? [] : [[name, tensor]])));
-    checkFetches(given, bindings);
-    const wanted: Record<string, Tensor | null> = {};
+    const given: Record<string, HostTensor> = {}, fed: Record<string, Tensor> = {}, wanted: Record<string, Tensor | null> = {};
+    for (const name of Object.keys(feeds)) fed[name] = engineTensor(feeds[name]!);
+    const named = isNames(fetches) ? null : fetches;
     for (const name of isNames(fetches) ? fetches : Object.keys(fetches)) {
-      if (!outputs.has(name)) throw new Error(`runSubgraph: output of ${subgraph} must be one of ${[...outputs.keys()].join(', ')}, got ${name}`);
-      const tensor = given[name];
-      wanted[name] = tensor === undefined ? null : engineTensor(tensor);
+      if (!outputs.has(name)) throw new Error(`runSubgraph: output of ${subgraph} must be one of ${every.join(', ')}, got ${name}`);
+      const tensor = named?.[name] ?? null;
+      wanted[name] = tensor === null ? null : engineTensor(tensor);
+      if (tensor !== null) given[name] = tensor;
     }
-    if (Object.keys(wanted).length === 0) throw new Error(`runSubgraph: at least one output of ${subgraph} must be fetched, got none`);
+    checkFetches(given, bindings);
+    const names = Object.keys(wanted);
+    if (names.length === 0) throw new Error(`runSubgraph: at least one output of ${subgraph} must be fetched, got none`);
     try {
-      const result = await session.run(Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, engineTensor(tensor)])), wanted, { logSeverityLevel: SILENT });
-      return Object.fromEntries(Object.keys(wanted).map((name) => [name, given[name] ?? hostTensor(outputs.get(name)!, result[name]!)]));
+      const result = await session.run(fed, wanted, QUIET), taken: Record<string, HostTensor> = {};
+      for (const name of names) taken[name] = given[name] ?? hostTensor(outputs.get(name)!, result[name]!);
+      return taken;
     } catch (error) {
-      throw named('runSubgraph', subgraph, error);
+      throw failed('runSubgraph', subgraph, error);
     }
   };
   return {
@@ -124,7 +131,7 @@ function runtimeOf(open: InferenceSession, subgraph: string, inputPorts: readonl
 
 const isNames = (fetches: readonly string[] | Fetches): fetches is readonly string[] => Array.isArray(fetches);
 
-const named = (caller: string, subgraph: string, error: unknown): Error =>
+const failed = (caller: string, subgraph: string, error: unknown): Error =>
   new Error(`${caller}: ${subgraph}: ${(error instanceof Error ? error.message : String(error)).trim()}`, { cause: error });
 
 /** The same memory under the engine's name. */

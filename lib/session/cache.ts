@@ -1,5 +1,5 @@
 import type { HostTensor } from '../graph/subgraph.ts';
-import { pastPort, presentPort, type CachePart } from '../models/cache-layout.ts';
+import { ofSequence, pastPort, presentPort, type CachePart } from '../models/cache-layout.ts';
 
 /** Rows of past tokens, in buffers that JavaScript owns; the graph reads them in place and returns only new rows. */
 export interface Cache {
@@ -81,7 +81,8 @@ function buffer(part: CachePart, capacity: number): Buffer {
 /** An empty cache for `capacity` tokens. */
 export function createCache(layout: readonly CachePart[], capacity: number): Cache {
   if (!Number.isInteger(capacity) || capacity < 1) throw new RangeError(`createCache: capacity must be 1 or more tokens, got ${capacity}`);
-  const parts = layout.map((part) => ({ part, rows: buffer(part, capacity) }));
+  // Names and widths once and not in every step: there are two ports for each of sixty arrays.
+  const parts = layout.map((part) => ({ part, past: pastPort(part), present: presentPort(part), width: product(part.row), rows: buffer(part, capacity) }));
   const bytes = parts.reduce((sum, { rows }) => sum + rows.bytes, 0);
   let length = 0;
   const checkRoom = (caller: string, tokens: number): void => {
@@ -92,13 +93,13 @@ export function createCache(layout: readonly CachePart[], capacity: number): Cac
     capacity,
     bytes,
     bytesPerToken: bytes / capacity,
-    feeds: (sequence) => Object.fromEntries(parts.map(({ part, rows }): [string, HostTensor] => [pastPort(part, sequence), rows.view(0, length, [1, length, ...part.row])])),
+    feeds: (sequence) => Object.fromEntries(parts.map(({ part, past, rows }): [string, HostTensor] => [ofSequence(past, sequence), rows.view(0, length, [1, length, ...part.row])])),
     appending(tokens) {
       checkRoom('appending', tokens);
       const feeds: Record<string, HostTensor> = {}, fetches: Record<string, HostTensor> = {};
-      for (const { part, rows } of parts) {
-        feeds[pastPort(part)] = rows.view(0, length + tokens, [length + tokens, ...part.row]);
-        fetches[presentPort(part)] = rows.view(length, tokens, [1, tokens, product(part.row)]);
+      for (const { part, past, present, width, rows } of parts) {
+        feeds[past] = rows.view(0, length + tokens, [length + tokens, ...part.row]);
+        fetches[present] = rows.view(length, tokens, [1, tokens, width]);
       }
       return { feeds, fetches };
     },
@@ -108,7 +109,7 @@ export function createCache(layout: readonly CachePart[], capacity: number): Cac
     },
     append(outputs, tokens) {
       checkRoom('append', tokens);
-      for (const { part, rows } of parts) rows.write(outputs[presentPort(part)], length, tokens);
+      for (const { present, rows } of parts) rows.write(outputs[present], length, tokens);
       length += tokens;
     },
     truncate(to) {

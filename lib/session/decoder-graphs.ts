@@ -1,6 +1,6 @@
 /** The graphs of a session, from weights to open runtimes. */
 import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime.ts';
-import type { Constant } from '../graph/subgraph.ts';
+import type { Constant, Subgraph } from '../graph/subgraph.ts';
 import { withGemm } from '../linalg/onnx-gemm.ts';
 import { absorptions, type Absorption } from '../models/absorption.ts';
 import { hasSteps, pastPort, presentPort, type CacheFormat } from '../models/cache-layout.ts';
@@ -12,7 +12,9 @@ import type { Model } from '../models/model.ts';
 import { rotateLatents } from '../models/rotate-latent.ts';
 import { appendsAreOrdered } from '../passes/appends-are-ordered.ts';
 import { runPasses, type Pass } from '../passes/pass.ts';
+import { signCodes } from '../passes/sign-codes.ts';
 import { appendsInPlace } from './append-in-place.ts';
+import { signedProductsAreExact } from './signed-products.ts';
 
 export interface DecoderGraphOptions {
   readonly threads: number | undefined;
@@ -56,12 +58,13 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
     return merged.length === 0 ? loaded : withGemm((gemm) => mergeUpProjections(model, loaded, merged, gemm));
   };
   const allPasses = [...passes, ...options.decodePasses];
+  const open = async (subgraph: Subgraph): Promise<Runtime> => openRuntime(await signedProductsAreExact() ? signCodes(subgraph) : subgraph, runtimeOptions);
   const split = async (form: DecoderForm, how: Pick<DecoderOptions, 'sequences'>): Promise<Runtime> =>
-    openRuntime(runPasses(buildDecoder(model, await decodeWeights(form), { form, join: false, output: 'logits', cache, positions, ...how }), allPasses), runtimeOptions);
+    open(runPasses(buildDecoder(model, await decodeWeights(form), { form, join: false, output: 'logits', cache, positions, ...how }), allPasses));
   return {
     score: (form) => split(form, {}),
     batch: (form, sequences) => split(form, { sequences }),
-    prefill: async (form, output) => openRuntime(runPasses(buildDecoder(model, await weights(), { form, join: true, output, cache, positions }), passes), runtimeOptions),
+    prefill: async (form, output) => open(runPasses(buildDecoder(model, await weights(), { form, join: true, output, cache, positions }), passes)),
     async decode(form) {
       const constants = await decodeWeights(form), layout = cacheLayoutOf(model, cache);
       const build = (appended: boolean) => {
@@ -70,11 +73,11 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
       };
       const appending = options.appendInPlace ? build(true) : null;
       if (appending !== null && appendsAreOrdered(appending, layout.map((part) => ({ input: pastPort(part), output: presentPort(part) })))) {
-        const graph = await openRuntime(appending, runtimeOptions);
+        const graph = await open(appending);
         if (await appendsInPlace(graph, layout)) return { graph, appends: true };
         await graph.release();
       }
-      return { graph: await openRuntime(build(false), runtimeOptions), appends: false };
+      return { graph: await open(build(false)), appends: false };
     },
   };
 }

@@ -126,7 +126,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   const runAppending = async (graph: Runtime, cache: Cache, id: number): Promise<Record<string, HostTensor>> => {
     signal?.throwIfAborted();
     const { feeds, fetches } = cache.appending(1);
-    const outputs = await graph.run({ ...tokenFeeds(graph, [id], cache.length, cache.length + 1), ...feeds }, { ...fetches, logits: null });
+    const outputs = await graph.run(Object.assign(feeds, tokenFeeds(graph, [id], cache.length, cache.length + 1)), Object.assign(fetches, { logits: null }));
     cache.advance(1);
     return outputs;
   };
