@@ -3,14 +3,15 @@ import { at } from './at.ts';
 import { between, blockwiseAttention, groupedQueryAttention, inBlocks, maskBetween } from './attention.ts';
 import type { Dim, Emit } from './emit.ts';
 import { asTheyAre, type HeadMaps } from './head-norm.ts';
-import { absorbedAttention, expandedAttention, type LatentSegment, type UpProjections } from './latent-attention.ts';
+import { absorbedAttention, expandedAttention, type LatentQuery, type LatentSegment, type UpProjections } from './latent-attention.ts';
 import { linear, linearHeads, type Linear } from './linear.ts';
+import { oneRowAttention } from './one-row-attention.ts';
 import { partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWeights } from './partial-rope.ts';
 import { rmsNorm } from './rms-norm.ts';
 import { rope, type RopeAngles } from './rope.ts';
 import { ofEachSequence, partOfEachSequence, sideBySide } from './sequences.ts';
 import { keyScales, normedQueries, normedRopeKey, type SplitHeadNorm } from './split-head-norm.ts';
-import { expandLatent, plainRows } from './stored-rows.ts';
+import { expandLatent, partsOfRows, plainRows } from './stored-rows.ts';
 import { maskOf, plainStore, segmentReaders, segmentRows, type RowStore, type Segmentation } from './segments.ts';
 
 export interface AttentionDims {
@@ -98,14 +99,21 @@ export interface MlaDims extends PartialRopeDims {
 export const latentForms = { expanded: expandedAttention, absorbed: absorbedAttention } as const;
 export type LatentForm = keyof typeof latentForms;
 
-/** Where the parts of a layer's rows are kept. */
-export interface MlaStores<V> {
-  readonly rope: RowStore<V>;
-  readonly latent: RowStore<V>;
+/** Where the parts of a layer's rows are kept: each in its own array, or side by side in one. */
+export type MlaStores<V> = { readonly rope: RowStore<V>; readonly latent: RowStore<V> } | OneRowStore<V>;
+export interface OneRowStore<V> {
+  readonly row: RowStore<V>;
 }
 
 /** A layer's cached and current rows as the segments that attention of each sequence reads; new rows go into the stores. */
 export function latentSegments<V>(g: Emit<V>, stores: MlaStores<V>, { rope: key, latent }: MlaRows<V>, segmentation: Segmentation<V>): LatentSegment<V>[][] {
+  if ('row' in stores) {
+    const both = [needed(key), latent], widths = both.map((part) => Number(at(g.shape(part), 2)));
+    return segmentReaders(g, stores.row, g.concat(2, both), segmentation).map((rows, q) => rows.map((row, i) => {
+      const parts = partsOfRows(g, row, widths);
+      return { ropeKey: at(parts, 0), latent: at(parts, 1), mask: maskOf(segmentation, q * rows.length + i) };
+    }));
+  }
   const ropeKeys = key === null ? null : segmentReaders(g, stores.rope, key, segmentation);
   return segmentReaders(g, stores.latent, latent, segmentation).map((latents, q) => latents.map((latentRows, i) => (
     { ropeKey: ropeKeys === null ? null : at(at(ropeKeys, q), i), latent: latentRows, mask: maskOf(segmentation, q * latents.length + i) })));
@@ -131,6 +139,10 @@ export function mlaAttentionLayer<V>(
   const normedKey = key === null || headNorm === null || scales === null ? key : normedRopeKey(g, key, scales, headNorm, dims);
   const rows: MlaRows<V> = { rope: normedKey === null || angles === null ? null : rotatedKey(g, normedKey, angles), latent, keyScale: scales };
   const scaleRows = scales === null ? null : segmentRows(g, past.flatMap(({ keyScale = null }) => (keyScale === null ? [] : [keyScale])), scales, segmentation);
+  if (form === 'absorbed' && 'row' in stores) {
+    const attended = absorbedOverRows(g, { rope: query.rope, nope: query.nope }, rows, w.up, segmentation, dims, stores);
+    return { output: linear(g, attended, w.output), attended, rows };
+  }
   const sequences = latentSegments(g, stores, rows, segmentation)
     .map((segments, q) => segments.map((segment, i) => ({ ...segment, keyScale: scaleRows === null ? null : at(at(scaleRows, q), i) })));
   const [b, s] = batchAndTokens(g, x);
@@ -145,6 +157,23 @@ export function mlaAttentionLayer<V>(
     : sideBySide(g, sequences.map((segments, q) => latentForms[form](g, { rope: at(ropeQueries, q), nope: at(nopeQueries, q) }, segments, w.up, dims.scale)));
   const attended = g.reshape(whole, [b, s, dims.heads * dims.valueWidth]); // [b, s, h v]
   return { output: linear(g, attended, w.output), attended, rows };
+}
+
+/** Absorbed attention where rope keys and latents lie side by side -> what o_proj reads: [b, s, h v]. */
+function absorbedOverRows<V>(
+  g: Emit<V>, query: LatentQuery<V>, { rope: key, latent }: MlaRows<V>, up: UpProjections<V>, segmentation: Segmentation<V>, { heads, kvHeads, ropeWidth, valueWidth, scale }: MlaDims, stores: OneRowStore<V>,
+): V {
+  const [b, s] = batchAndTokens(g, latent), rank = Number(at(g.shape(latent), 2)), width = ropeWidth + rank;
+  const absorbed = g.einsum('bsgrn,gnc->bsgrc', g.scale(needed(query.nope), scale), needed(up.key));
+  const queries = g.reshape(g.concat(4, [g.scale(needed(query.rope), scale), absorbed]), [b, s, heads, width]);
+  const row = g.reshape(g.concat(2, [needed(key), latent]), [b, s, 1, width]);
+  const attended = g.reshape(oneRowAttention(g, g.concat(2, [queries, row]), stores.row, segmentation, ropeWidth), [b, s, kvHeads, heads / kvHeads, rank]);
+  return g.reshape(g.einsum('bsgrc,gvc->bsgrv', attended, up.value), [b, s, heads * valueWidth]);
+}
+
+function needed<V>(part: V | null): V {
+  if (part === null) throw new RangeError('mlaAttentionLayer: rows in one array must have a rope key and a latent that keys are rebuilt from, got one part only');
+  return part;
 }
 
 const batchAndTokens = <V>(g: Emit<V>, x: V): [Dim, Dim] => [at(g.shape(x), 0), at(g.shape(x), 1)];

@@ -56,8 +56,8 @@ export interface Emit<V> {
   /** log(sum(exp(a))) over the last axis, which stays with length 1. */
   logSumExp(a: V): V;
   /**
-   * Rotation of the pairs (k, k + n) of the last axis, length 2n: [x1 cos - x2 sin | x2 cos + x1 sin].
-   * a: [b, s, heads, 2n]; cos, sin: [s, n].
+   * Rotation of the pairs (k, k + n) of the first 2n elements of the last axis: [x1 cos - x2 sin | x2 cos + x1 sin]; what
+   * lies behind them stays. a: [b, s, heads, 2n or more]; cos, sin: [s, n].
    */
   rotate(a: V, cos: V, sin: V): V;
   /** Rows of `table` [n, ...row] at integer `indices` [...i] -> [...i, ...row]. */

@@ -35,7 +35,7 @@ export function ropeAngles<V>(g: Emit<V>, table: RopeTable<V>, positions: V): Ro
 
 /**
  * Rotary position embedding in the half-split layout: pair k is (x[k], x[k + n]).
- * x: [b, s, heads, 2n], angles of n frequencies. Source: Su et al. 2021, section 3.2; layout as in HF `rotate_half`.
+ * x: [b, s, heads, 2n or more], of which the first 2n rotate; angles of n frequencies. Source: Su et al. 2021, section 3.2; layout as in HF `rotate_half`.
  */
 export function rope<V>(g: Emit<V>, x: V, angles: RopeAngles<V>): V {
   return g.rotate(x, angles.cos, angles.sin);

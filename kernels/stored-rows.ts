@@ -67,6 +67,18 @@ export function groupedRows<V>(g: Emit<V>, reader: RowReader<V>, groups: number)
   };
 }
 
+/** The parts of rows that lie side by side, of the given widths: cut out of the widened rows when first asked for. */
+export function partsOfRows<V>(g: Emit<V>, rows: RowReader<V>, widths: readonly number[]): RowReader<V>[] {
+  let parts: readonly V[] | null = null;
+  return widths.map((_, i) => {
+    const part = (): V => at((parts ??= g.split(rows.widen(), 2, widths)), i);
+    return {
+      score: (query) => plainRows(g, part()).score(query), weigh: (weights) => plainRows(g, part()).weigh(weights),
+      widen: part, cut: (groups) => plainRows(g, part()).cut(groups),
+    };
+  });
+}
+
 /** Keys or values of every KV head from latents [b, t, c] and an up-projection [g, n, c / groups]: [b, t, g, n]. */
 export function expandLatent<V>(g: Emit<V>, latent: V, up: V, groups: number): V {
   if (groups === 1) return g.einsum('btc,gnc->btgn', latent, up);

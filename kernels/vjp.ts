@@ -68,20 +68,20 @@ function perElement<V>(g: Emit<V>, dy: V, a: V): V {
 
 const value = <V>(of: () => V): Pull<V> => ({ value: of });
 
-/** The two halves of the last axis of a [b, s, h, 2n]. */
-function halves<V>(g: Emit<V>, a: V): [V, V] {
-  const n = Number(at(g.shape(a), 3)) / 2;
-  const parts = g.split(a, 3, [n, n]);
+/** The two halves of what rotates of a [b, s, h, 2n or more] by angles [s, n]. */
+function halves<V>(g: Emit<V>, a: V, angles: V): [V, V] {
+  const n = Number(at(g.shape(angles), 1)), rest = Number(at(g.shape(a), 3)) - 2 * n;
+  const parts = g.split(a, 3, rest === 0 ? [n, n] : [n, n, rest]);
   return [at(parts, 0), at(parts, 1)];
 }
 
 /** d cos and d sin of y = [x1 cos - x2 sin | x2 cos + x1 sin], summed over batch and heads: [s, n]. */
-function cosPull<V>(g: Emit<V>, dy: V, x: V): V {
-  const [[dy1, dy2], [x1, x2]] = [halves(g, dy), halves(g, x)];
+function cosPull<V>(g: Emit<V>, dy: V, x: V, angles: V): V {
+  const [[dy1, dy2], [x1, x2]] = [halves(g, dy, angles), halves(g, x, angles)];
   return g.add(g.einsum('bshn,bshn->sn', dy1, x1), g.einsum('bshn,bshn->sn', dy2, x2));
 }
-function sinPull<V>(g: Emit<V>, dy: V, x: V): V {
-  const [[dy1, dy2], [x1, x2]] = [halves(g, dy), halves(g, x)];
+function sinPull<V>(g: Emit<V>, dy: V, x: V, angles: V): V {
+  const [[dy1, dy2], [x1, x2]] = [halves(g, dy, angles), halves(g, x, angles)];
   return g.sub(g.einsum('bshn,bshn->sn', dy2, x1), g.einsum('bshn,bshn->sn', dy1, x2));
 }
 
@@ -115,7 +115,7 @@ export const rules: { readonly [W in Word]: Rule<W> } = {
   logSumExp: (g, { y, dy }, a) => [value(() => g.mul(dy, g.exp(g.sub(a, y))))],
   rotate: (g, { y, dy }, a, cos, sin) => {
     const whole = full(g, dy, g.shape(y));
-    return [value(() => g.rotate(whole, cos, g.scale(sin, -1))), value(() => cosPull(g, whole, a)), value(() => sinPull(g, whole, a))];
+    return [value(() => g.rotate(whole, cos, g.scale(sin, -1))), value(() => cosPull(g, whole, a, cos)), value(() => sinPull(g, whole, a, cos))];
   },
   gather: (g, { y, dy }, _table, indices) => [{ onto: (base) => g.addRows(base, indices, full(g, dy, g.shape(y))) }],
   pick: (g, { y, dy }, _a, indices) => [{ onto: (base) => g.addPicked(base, indices, full(g, dy, g.shape(y))) }],

@@ -96,7 +96,7 @@ function componentsBeside(rank: number, full: number): number {
 
 /** Bytes of one token in all layers, by the arrays that the cache will be made of. */
 function rowBytes({ layers }: Shape, rope: number, rank: number, format: CacheFormat): number {
-  const rows = latentCachedRows({ layers: [{ rank, frequencies: Array.from({ length: Math.ceil(rope / 2) }, () => 1) }] });
+  const rows = latentCachedRows({ layers: [{ rank, frequencies: Array.from({ length: Math.ceil(rope / 2) }, () => 1), nopeWidth: 1 }] }, format);
   const even = rows.map((row) => ({ ...row, row: row.row.map((width) => (format === 'int4' && width % 2 === 1 ? width + 1 : width)) }));
   return layers * cacheLayout(even, format).reduce((sum, { dtype, row }) => sum + bytesPerElement(dtype) * row.reduce((a, b) => a * b, 1), 0);
 }

@@ -35,7 +35,7 @@ export interface DecodeCost {
 export function decodeCost({ heads, kvHeads, headDim }: HeadShape, latent: LatentShape | null, context: number, format: CacheFormat = 'f32'): DecodeCost {
   const rows: CachedRows[] = latent === null
     ? (['key', 'value'] as const).map((name) => ({ layer: 0, name, row: [kvHeads, headDim] }))
-    : latentCachedRows({ layers: [{ rank: latent.rank, frequencies: Array.from({ length: latent.components }, () => 1) }] });
+    : latentCachedRows({ layers: [{ rank: latent.rank, frequencies: Array.from({ length: latent.components }, () => 1), nopeWidth: headDim, latentGroups: latent.latentGroups ?? 1 }] }, format);
   const cacheBytesPerToken = cacheLayout(rows, format).reduce((sum, { dtype, row }) => sum + bytesPerElement(dtype) * row.reduce((a, b) => a * b, 1), 0);
   const bytes = context * cacheBytesPerToken;
   if (latent === null) return { flops: 4 * heads * headDim * context, bytes, cacheBytesPerToken };

@@ -128,9 +128,9 @@ export const eager: StorageEmit<EagerTensor> = {
   }),
   rotate(a, cos, sin) {
     const [, s = 0, heads = 0, width = 0] = a.shape;
-    const n = width / 2;
-    if (a.shape.length !== 4 || cos.shape[0] !== s || cos.shape[1] !== n || sin.shape[0] !== s || sin.shape[1] !== n) {
-      throw new RangeError(`rotate: a must be [b, s, heads, 2n] with cos and sin [s, n], got [${a.shape}], [${cos.shape}], [${sin.shape}]`);
+    const n = cos.shape[1] ?? NaN;
+    if (a.shape.length !== 4 || !(2 * n <= width) || cos.shape[0] !== s || sin.shape[0] !== s || sin.shape[1] !== n) {
+      throw new RangeError(`rotate: a must be [b, s, heads, 2n or more] with cos and sin [s, n], got [${a.shape}], [${cos.shape}], [${sin.shape}]`);
     }
     let row = 0;
     return perRow(a, width, (x, out) => {
@@ -141,6 +141,7 @@ export const eager: StorageEmit<EagerTensor> = {
         out[k] = re * c - im * d;
         out[k + n] = im * c + re * d;
       }
+      for (let k = 2 * n; k < width; k++) out[k] = x[k] ?? NaN;
     });
   },
   gather(table, indices) {

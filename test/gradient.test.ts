@@ -115,6 +115,7 @@ const words: Readonly<Record<Word, Readonly<Record<string, Case>>>> = {
   logSumExp: { plain: { feeds: { x: real(2, 3, 5) }, program: (g, x) => ({ y: g.square(g.logSumExp(need(x, 'x'))) }) } },
   rotate: {
     'one sequence': { feeds: { x: real(1, 3, 5, 14), c: real(3, 7), s: real(3, 7) }, program: (g, x) => ({ y: g.rotate(need(x, 'x'), need(x, 'c'), need(x, 's')) }) },
+    'elements behind the pairs': { feeds: { x: real(2, 3, 5, 17), c: real(3, 7), s: real(3, 7) }, program: (g, x) => ({ y: g.rotate(need(x, 'x'), need(x, 'c'), need(x, 's')) }) },
     'two sequences': { feeds: { x: real(2, 3, 5, 14), c: real(3, 7), s: real(3, 7) }, program: (g, x) => ({ y: g.rotate(need(x, 'x'), need(x, 'c'), need(x, 's')) }) },
   },
   gather: {

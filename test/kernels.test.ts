@@ -1,8 +1,8 @@
 /** Every kernel: the ONNX reading equals the float64 reading, and two spellings of one function agree. All axes are different primes. */
 import t from 'tap';
 import {
-  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, groupedRows, linear, logits, mergedAttentionLayer, negativeLogLikelihood, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
-  type Emit, type HostTensor, type RowFormat, type RowStore, type StorageEmit,
+  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, groupedRows, linear, logits, mergedAttentionLayer, mlaAttentionLayer, negativeLogLikelihood, oneRowAttentionLayer, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
+  type Emit, type HostTensor, type LatentForm, type RowFormat, type RowStore, type StorageEmit,
 } from '../kernels/index.ts';
 import { eager, toEager } from '../lib/eager.ts';
 import { record } from '../lib/graph/record.ts';
@@ -57,7 +57,7 @@ const joinedAttention = (window: number | null): Program => (g, x) => ({
     mask: g.causalMask(need(x, 'positions'), g.concat(0, [need(x, 'past'), need(x, 'positions')]), window),
   }], 0.3),
 });
-const tables = ropeTables(Float64Array.from({ length: 11 }, (_, i) => 1e4 ** (-i / 11)), 8);
+const tables = { ...ropeTables(Float64Array.from({ length: 11 }, (_, i) => 1e4 ** (-i / 11)), 8), first: ropeTables(Float64Array.of(1, 0.3, 0.01), 8) };
 
 function merged<V>(g: Emit<V>, x: Readonly<Record<string, V>>): Readonly<Record<string, V>> {
   const plain = (name: string) => ({ weight: need(x, name), bias: null }), rows: Record<string, V> = {};
@@ -70,6 +70,51 @@ function merged<V>(g: Emit<V>, x: Readonly<Record<string, V>>): Readonly<Record<
   );
   return { y, rope: need(rows, 'rope'), latent: need(rows, 'latent') };
 }
+
+const mergedFeeds = {
+  x: tensor('bsd'), queryRope: normal([P.g * P.m, P.d], random, 0.1), queryLatent: normal([P.g * P.c, P.d], random, 0.1), keyRope: tensor('md', 0.2), down: tensor('cd', 0.2),
+  output: normal([P.d, P.g * P.c], random, 0.1), ropePast: tensor('bpm'), latentPast: tensor('bpc'), positions: integers([5, 6, 7]),
+};
+
+/** The same with everything side by side: of each head its rope and its latent query, then the row. */
+const besideFeeds = (feeds: typeof mergedFeeds): Readonly<Record<string, HostTensor>> => {
+  const head = ({ data }: HostTensor<'float32'>, i: number): number[] => [...data.subarray((i * data.length) / P.g, ((i + 1) * data.length) / P.g)];
+  const rows = [...Array.from({ length: P.g }, (_, i) => [...head(feeds.queryRope, i), ...head(feeds.queryLatent, i)]).flat(), ...feeds.keyRope.data, ...feeds.down.data];
+  const width = P.m + P.c, past = Array.from({ length: P.b * P.p }, (_, i) => [...feeds.ropePast.data.subarray(i * P.m, (i + 1) * P.m), ...feeds.latentPast.data.subarray(i * P.c, (i + 1) * P.c)]).flat();
+  return {
+    x: feeds.x, output: feeds.output, positions: feeds.positions,
+    rows: { dtype: 'float32', shape: [(P.g + 1) * width, P.d], data: Float32Array.from(rows) }, past: { dtype: 'float32', shape: [P.b, P.p, width], data: Float32Array.from(past) },
+  };
+};
+
+function oneRow<V>(g: Emit<V>, x: Readonly<Record<string, V>>): Readonly<Record<string, V>> {
+  const made: Record<string, V> = {}, angles = ropeTables(Float64Array.from({ length: P.m / 2 }, (_, i) => 1e4 ** (-i / P.m)), 8);
+  const row: RowStore<V> = { past: [plainRows(g, need(x, 'past'))], keep: (values) => [plainRows(g, (made.row = values))] };
+  const y = oneRowAttentionLayer(
+    g, need(x, 'x'), { rows: { weight: need(x, 'rows'), bias: null }, output: { weight: need(x, 'output'), bias: null } },
+    ropeAngles(g, { cos: g.constant(angles.cos), sin: g.constant(angles.sin) }, need(x, 'positions')), { join: false, masks: [null, null] }, { heads: P.g, ropeWidth: P.m, rank: P.c }, { row },
+  );
+  return { y, row: need(made, 'row') };
+}
+
+/** A whole layer in either form, its rows in one array or in two. */
+const layerFeeds = {
+  x: tensor('bsd'), queryRope: normal([P.g * P.r * P.m, P.d], random, 0.1), queryNope: normal([P.g * P.r * P.n, P.d], random, 0.1), keyRope: tensor('md', 0.2), down: tensor('cd', 0.2), keyUp: tensor('gnc', 0.3),
+  valueUp: tensor('gvc', 0.3), output: normal([P.d, P.g * P.r * P.v], random, 0.1), ropePast: tensor('bpm'), latentPast: tensor('bpc'), positions: integers([5, 6, 7]), past: integers([0, 1, 2, 3, 4]),
+};
+const layer = (form: LatentForm, arrays: 'one' | 'two', join: boolean): Program => (g, x) => {
+  const plain = (name: string) => ({ weight: need(x, name), bias: null }), angles = ropeTables(Float64Array.from({ length: P.m / 2 }, (_, i) => 1e4 ** (-i / P.m)), 8);
+  const store = (past: typeof x[string] | undefined) => ({ past: past === undefined ? [] : [plainRows(g, past)], keep: (rows: typeof x[string]) => [plainRows(g, rows)] });
+  const stores = arrays === 'two' ? { rope: store(need(x, 'ropePast')), latent: store(need(x, 'latentPast')) } : { row: store(g.concat(2, [need(x, 'ropePast'), need(x, 'latentPast')])) };
+  const own = g.causalMask(need(x, 'positions'), need(x, 'positions'), null);
+  const masks = join ? [g.causalMask(need(x, 'positions'), g.concat(0, [need(x, 'past'), need(x, 'positions')]), null)] : [null, own];
+  const { output } = mlaAttentionLayer(
+    g, need(x, 'x'), { queryRope: plain('queryRope'), queryNope: plain('queryNope'), keyRope: plain('keyRope'), down: plain('down'), up: { key: need(x, 'keyUp'), value: need(x, 'valueUp') }, output: plain('output') },
+    ropeAngles(g, { cos: g.constant(angles.cos), sin: g.constant(angles.sin) }, need(x, 'positions')), [], { join, masks },
+    { heads: P.g * P.r, kvHeads: P.g, ropeWidth: P.m, nopeWidth: P.n, valueWidth: P.v, scale: 0.2 }, form, stores,
+  );
+  return { y: output };
+};
 
 const cases: Readonly<Record<string, Case>> = {
   'rms-norm': { feeds: { x: tensor('bsd'), w: tensor('d') }, symbols: { x: ['b', 's', 23] }, terms: P.d, program: (g, x) => ({ y: rmsNorm(g, need(x, 'x'), need(x, 'w'), 1e-5) }) },
@@ -96,12 +141,14 @@ const cases: Readonly<Record<string, Case>> = {
   'expanded latent attention': { feeds: latentFeeds, terms: P.c + P.m + P.n + P.p, program: (g, x) => ({ y: latent(g, x, expandedAttention) }) },
   'absorbed latent attention': { feeds: latentFeeds, terms: P.c + P.m + P.n + P.p, program: (g, x) => ({ y: latent(g, x, absorbedAttention) }) },
   'merged latent attention': {
-    feeds: {
-      x: tensor('bsd'), queryRope: normal([P.g * P.m, P.d], random, 0.1), queryLatent: normal([P.g * P.c, P.d], random, 0.1), keyRope: tensor('md', 0.2), down: tensor('cd', 0.2),
-      output: normal([P.d, P.g * P.c], random, 0.1), ropePast: tensor('bpm'), latentPast: tensor('bpc'), positions: integers([5, 6, 7]),
-    },
+    feeds: mergedFeeds,
     terms: P.c + P.m + P.d + P.p,
     program: merged,
+  },
+  'merged latent attention over rows in one array': { feeds: besideFeeds(mergedFeeds), terms: P.c + P.m + P.d + P.p, program: oneRow },
+  'rope of the first elements': {
+    feeds: { x: tensor('bsgk'), positions: integers([5, 6, 7]) }, symbols: { x: ['b', 's', 7, 22], positions: ['s'] }, terms: 2,
+    program: (g, x) => ({ y: rope(g, need(x, 'x'), ropeAngles(g, { cos: g.constant(tables.first.cos), sin: g.constant(tables.first.sin) }, need(x, 'positions'))) }),
   },
   'decoder layer': {
     feeds: { x: tensor('bsd'), a: tensor('d'), m: tensor('d'), gate: tensor('fd', 0.2), up: tensor('fd', 0.2), down: tensor('df', 0.2) }, terms: 2 * (P.d + P.f),
@@ -135,6 +182,15 @@ t.test('two spellings agree in float64', (t) => {
   const expanded = inFloat64((g, x) => ({ y: latent(g, x, expandedAttention) }), latentFeeds);
   const absorbed = inFloat64((g, x) => ({ y: latent(g, x, absorbedAttention) }), latentFeeds);
   t.ok(difference(expanded, absorbed) < 1e-13, `absorbed = expanded to ${difference(expanded, absorbed)}`);
+  const twoArrays = inFloat64((g, x) => ({ y: need(merged(g, x), 'y') }), mergedFeeds);
+  t.ok(difference(twoArrays, inFloat64((g, x) => ({ y: need(oneRow(g, x), 'y') }), besideFeeds(mergedFeeds))) < 1e-13, 'rows in one array = rows in two, merged');
+  const expected = inFloat64(layer('expanded', 'two', false), layerFeeds);
+  for (const form of ['expanded', 'absorbed'] as const) {
+    for (const join of [false, true]) {
+      const gap = difference(expected, inFloat64(layer(form, 'one', join), layerFeeds));
+      t.ok(gap < 1e-13, `${form}, rows in one array${join ? ', joined' : ''} = rows in two to ${gap}`);
+    }
+  }
   for (const window of [null, 2, 6]) {
     const gap = difference(inFloat64(joinedAttention(window), attentionFeeds), inFloat64(splitAttention(window), attentionFeeds));
     t.ok(gap < 1e-13, `joined = split rows with window ${window} to ${gap}`);
@@ -155,7 +211,7 @@ t.test('nothing cached is a segment of no rows', async (t) => {
 t.test('a swapped axis is refused with its name and both lengths', (t) => {
   const swapped = { ...latentFeeds, keyUp: tensor('ngc') };
   t.throws(() => inFloat64((g, x) => ({ y: latent(g, x, expandedAttention) }), swapped), /axis 'g' is 7|axis 'n' is 11/);
-  t.throws(() => inFloat64(cases.rope?.program ?? (() => ({})), { x: tensor('bsgn'), positions: integers([5, 6, 7]) }), /rotate: a must be \[b, s, heads, 2n\]/);
+  t.throws(() => inFloat64(cases.rope?.program ?? (() => ({})), { x: tensor('bsgn'), positions: integers([5, 6, 7]) }), /rotate: a must be \[b, s, heads, 2n or more\]/);
   t.end();
 });
 

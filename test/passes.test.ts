@@ -26,6 +26,8 @@ import { mergeRotations } from '../lib/passes/merge-rotations.ts';
 import { mergeRoundings } from '../lib/passes/merge-roundings.ts';
 import { edgesOf, replaceNodes, runPasses, type Pass } from '../lib/passes/pass.ts';
 import { quantiseDynamic } from '../lib/passes/quantise-dynamic.ts';
+import { signCodes } from '../lib/passes/sign-codes.ts';
+import { signedProductsAreExact } from '../lib/session/signed-products.ts';
 import { fittingBlockSize, quantiseWeights } from '../lib/passes/quantise-weights.ts';
 import { rotateResidual } from '../lib/passes/rotate-residual.ts';
 import { mixingRotation, rotateColumns, rotateRows } from '../lib/passes/rotation.ts';
@@ -281,6 +283,34 @@ t.test('dynamic int8 computes what the reference says', async (t) => {
   const shared = record('shared', { x: { dtype: 'float32', shape: [1, 's', inputs] } }, (g, { x }) => ({ y: linear(g, x, g.parameter('a', weight)), z: linear(g, x, g.parameter('b', saturating)) }));
   t.equal(count(quantiseDynamic(shared), 'QuantizeLinear'), 1, 'one rounding per input');
   t.throws(() => quantiseDynamic(layer(draw(1, [71, 67], NaN))), /quantiseDynamic: weight: quantiseColumns: weights must be finite, got NaN for output 0/);
+});
+
+t.test('signed codes: the same whole sums, for weights and for what the graph rounds, not for its inputs', async (t) => {
+  const outputs = 71, inputs = 131, weight = tensor('float32', [outputs, inputs], draw(61, [outputs, inputs], 0.01).data.map((v) => 1 + v)), x = draw(62, [1, 5, inputs]);
+  const unsigned = quantiseDynamic(layer(weight, draw(63, [outputs]))), signed = signCodes(unsigned);
+  t.equal([...signed.constants.values()].filter(({ dtype }) => dtype === 'int8').length, 1);
+  t.same([...unsigned.constants.values()].filter(({ dtype }) => dtype === 'int8').length, 0, 'the subgraph it was given stays');
+  const one = quantiseDynamic(layer(weight, null, 1));
+  t.ok(signCodes(one).nodes.every(({ inputs: [, , , zero = ''] }) => zero === ''), 'one token');
+  const middle = tensor('uint8', [], Uint8Array.of(128));
+  const dtypes = { a: { dtype: 'uint8', shape: [7, 11] }, b: { dtype: 'uint8', shape: [11, 3] } } as const;
+  const products = record('products', dtypes, (g, { a, b }) => {
+    const zero = g.constant(middle), made = g.append('Identity', [b], [{ dtype: 'uint8', shape: [11, 3] }])[0]!;
+    const product = (right: typeof b): typeof b => g.append('MatMulInteger', [a, right, zero, zero], [{ dtype: 'int32', shape: [7, 3] }])[0]!;
+    return { given: product(b), made: product(made) };
+  });
+  const changed = signCodes(products);
+  t.equal(count(changed, 'BitwiseXor'), 1, 'an input, as long as a cache, is not rewritten');
+  if (!(await signedProductsAreExact())) {
+    t.comment('this processor saturates signed products: sums are not compared');
+    return;
+  }
+  t.same(await run(signed, x), await run(unsigned, x));
+  const extremes = (length: number, step: number): Uint8Array => Uint8Array.from({ length }, (_, i) => [0, 255, 128, 1, 254, (i * 37) % 256][(i * step) % 6]!);
+  const feeds = { a: tensor('uint8', [7, 11], extremes(77, 1)), b: tensor('uint8', [11, 3], extremes(33, 5)) };
+  const [before, after] = [await runSubgraph(products, feeds), await runSubgraph(changed, feeds)];
+  t.same(after.made?.data, before.made?.data);
+  t.same(after.made?.data, after.given?.data);
 });
 
 /** A block with what the fusions look for: norm, three projections, residual sum, norm, SwiGLU, residual sum. */

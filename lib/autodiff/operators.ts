@@ -47,9 +47,7 @@ const power: Reader = (site) => {
 /** x: [b, s, heads * width] with a count of heads, or [b, heads, s, width]; angles [1, s, n], or rows repeated over the batch. */
 const rotary: Reader = (site) => {
   const { g } = site;
-  if (site.has(3) || site.int('interleaved', 0) !== 0 || site.int('rotary_embedding_dim', 0) !== 0) {
-    site.refuse('only whole heads in the half-split layout without position ids can be read', 'another layout');
-  }
+  if (site.has(3) || site.int('interleaved', 0) !== 0) site.refuse('only the half-split layout without position ids can be read', 'another layout');
   const [b, s, flat] = site.shape(0);
   if (b === undefined || s === undefined || site.shape(0).length !== 3 || typeof flat !== 'number') return site.refuse('the input must be [b,s,heads*width]', `[${site.shape(0)}]`);
   const heads = site.int('num_heads', 0);
@@ -60,7 +58,9 @@ const rotary: Reader = (site) => {
     if (shape.length !== 3 || shape[0] !== 1) return site.refuse('angles must be the same for every sequence', `[${shape}]`);
     return g.reshape(source, shape.slice(1));
   };
-  return [g.reshape(g.rotate(g.reshape(site.input(0), [b, s, heads, flat / heads]), angles(1), angles(2)), site.result())];
+  const cos = angles(1), rotated = site.int('rotary_embedding_dim', 0) || flat / heads, columns = at(g.shape(cos), 1);
+  if (typeof columns !== 'number' || rotated !== 2 * columns) return site.refuse(`angles must be [1,s,${rotated / 2}]`, `[${g.shape(cos)}]`);
+  return [g.reshape(g.rotate(g.reshape(site.input(0), [b, s, heads, flat / heads]), cos, angles(2)), site.result())];
 };
 
 const norm: Reader = (site) => {

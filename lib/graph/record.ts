@@ -79,16 +79,16 @@ export function recorder(name: string): Recorder {
       return source === undefined ? one('Softmax', [a], a.shape, { axis: int(-1) }) : reshape(g.softmax(source), a.shape);
     },
     rotate(a, cos, sin) {
-      const [b, s, heads, width] = a.shape;
-      if (b === undefined || s === undefined || typeof heads !== 'number' || typeof width !== 'number') {
-        throw new RangeError(`rotate: a must be [b, s, heads, 2n] with numbers for the last two, got [${a.shape}]`);
+      const [b, s, heads, width] = a.shape, n = cos.shape[1];
+      if (b === undefined || s === undefined || typeof heads !== 'number' || typeof width !== 'number' || typeof n !== 'number' || 2 * n > width) {
+        throw new RangeError(`rotate: a must be [b, s, heads, 2n or more] with numbers for the last two and for n, got [${a.shape}] and cos [${cos.shape}]`);
       }
       const perBatch = (angles: Value): Value => {
-        const row = reshape(angles, [1, s, width / 2]);
-        return b === 1 ? row : one('Expand', [row, lengths([b, s, width / 2])], [b, s, width / 2]);
+        const row = reshape(angles, [1, s, n]);
+        return b === 1 ? row : one('Expand', [row, lengths([b, s, n])], [b, s, n]);
       };
       const flat = reshape(a, [b, s, heads * width]);
-      return reshape(one('RotaryEmbedding', [flat, perBatch(cos), perBatch(sin)], flat.shape, { num_heads: int(heads) }), a.shape);
+      return reshape(one('RotaryEmbedding', [flat, perBatch(cos), perBatch(sin)], flat.shape, { num_heads: int(heads), ...(2 * n < width ? { rotary_embedding_dim: int(2 * n) } : {}) }), a.shape);
     },
     gather: (table, indices) => one('Gather', [table, indices], [...indices.shape, ...table.shape.slice(1)], { axis: int(0) }),
     pick: (a, indices) => one('GatherElements', [a, column(indices)], [...a.shape.slice(0, -1), 1], { axis: int(-1) }),

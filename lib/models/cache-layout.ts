@@ -1,11 +1,11 @@
 import type { RowFormat } from '../../kernels/stored-rows.ts';
 import type { ModelConfig } from '../checkpoint/config.ts';
-import type { MlaConfig } from './mla-config.ts';
+import type { MlaLayerConfig } from './mla-config.ts';
 
 /** One kind of rows that a layer caches: `row` numbers per token in the given shape. */
 export interface CachedRows {
   readonly layer: number;
-  readonly name: 'key' | 'value' | 'rope' | 'latent' | 'key_scale';
+  readonly name: 'key' | 'value' | 'row' | 'rope' | 'latent' | 'key_scale';
   readonly row: readonly number[];
 }
 
@@ -23,26 +23,39 @@ export function sourceCachedRows({ layers, kvHeads, headDim }: ModelConfig): Cac
     .flatMap((layer): CachedRows[] => [{ layer, name: 'key', row: [kvHeads, headDim] }, { layer, name: 'value', row: [kvHeads, headDim] }]);
 }
 
+/** What the layout of a converted layer's cache depends on. */
+type CachedLayer = Pick<MlaLayerConfig, 'rank' | 'frequencies' | 'nopeWidth' | 'headNorm' | 'latentGroups'>;
+
 /**
- * What a converted model caches: [rope key 2n | latent R], kept as two arrays so that both are read in place, and one scale
- * per KV head where heads have norms.
+ * Whether rope key and latent lie side by side in one array, so that one product scores both: where there are both, every
+ * head reads the whole latent, and no norm scales its scores apart. Otherwise they are two arrays; so are rows of codes,
+ * whose parts differ in size and need steps of their own.
  */
-export function latentCachedRows({ layers }: { readonly layers: readonly Pick<MlaConfig['layers'][number], 'rank' | 'frequencies' | 'headNorm'>[] }): CachedRows[] {
-  return layers.flatMap(({ rank, frequencies, headNorm }, layer): CachedRows[] => [
-    ...(frequencies.length > 0 ? [{ layer, name: 'rope', row: [2 * frequencies.length] } as const] : []),
-    { layer, name: 'latent', row: [rank] },
-    ...(headNorm === undefined ? [] : [{ layer, name: 'key_scale', row: [headNorm.kvHeads] } as const]),
-  ]);
+export const isOneRow = ({ frequencies, nopeWidth, headNorm, latentGroups = 1 }: CachedLayer, format: CacheFormat): boolean =>
+  frequencies.length > 0 && nopeWidth > 0 && headNorm === undefined && latentGroups === 1 && !hasSteps(format);
+
+/** What a converted model caches: [rope key 2n | latent R] in one array or two, and one scale per KV head where heads have norms. */
+export function latentCachedRows({ layers }: { readonly layers: readonly CachedLayer[] }, format: CacheFormat): CachedRows[] {
+  return layers.flatMap((config, layer): CachedRows[] => {
+    const { rank, frequencies, headNorm } = config, rope = 2 * frequencies.length;
+    return [
+      ...(isOneRow(config, format) ? [{ layer, name: 'row', row: [rope + rank] } as const] : [
+        ...(rope > 0 ? [{ layer, name: 'rope', row: [rope] } as const] : []),
+        { layer, name: 'latent', row: [rank] } as const,
+      ]),
+      ...(headNorm === undefined ? [] : [{ layer, name: 'key_scale', row: [headNorm.kvHeads] } as const]),
+    ];
+  });
 }
 
 type RowFormats = Readonly<Record<CachedRows['name'], RowFormat>>;
 
 /** Cache types by name. Keys that rotate stay at 8 bits when the latent has 4: their errors weigh more. */
 export const cacheFormats = {
-  f32: { key: 'float32', value: 'float32', rope: 'float32', latent: 'float32', key_scale: 'float32' },
-  f16: { key: 'float16', value: 'float16', rope: 'float16', latent: 'float16', key_scale: 'float32' },
-  int8: { key: 'int8', value: 'int8', rope: 'int8', latent: 'int8', key_scale: 'float32' },
-  int4: { key: 'int8', value: 'int4', rope: 'int8', latent: 'int4', key_scale: 'float32' },
+  f32: { key: 'float32', value: 'float32', row: 'float32', rope: 'float32', latent: 'float32', key_scale: 'float32' },
+  f16: { key: 'float16', value: 'float16', row: 'float16', rope: 'float16', latent: 'float16', key_scale: 'float32' },
+  int8: { key: 'int8', value: 'int8', row: 'int8', rope: 'int8', latent: 'int8', key_scale: 'float32' },
+  int4: { key: 'int8', value: 'int4', row: 'int8', rope: 'int8', latent: 'int4', key_scale: 'float32' },
 } as const satisfies Record<string, RowFormats>;
 export type CacheFormat = keyof typeof cacheFormats;
 

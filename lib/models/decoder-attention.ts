@@ -1,6 +1,6 @@
 /** The attention of each decoder layer, bound to one recording: source attention, or latent attention in either form. */
 import {
-  headNorms, mergedAttentionLayer, mlaAttentionLayer, ropeTables, sourceAttentionLayer, type LatentForm, type MlaWeights, type RopeAngles, type Segmentation,
+  headNorms, mergedAttentionLayer, mlaAttentionLayer, oneRowAttentionLayer, ropeTables, sourceAttentionLayer, type LatentForm, type MlaStores, type MlaWeights, type RopeAngles, type Segmentation,
 } from '../../kernels/index.ts';
 import { at } from '../../kernels/at.ts';
 import type { Recorder, Value } from '../graph/record.ts';
@@ -8,6 +8,7 @@ import type { HostTensor } from '../graph/subgraph.ts';
 import type { DecoderCache, LayerCache } from './decoder-cache.ts';
 import type { WeightValues } from './decoder-weights.ts';
 import { mergedTensorName } from './merge-up-projections.ts';
+import { oneRowTensorName } from './one-row-projection.ts';
 import { mlaTensorName, type MlaExtra, type MlaLayerConfig, type MlaTensor } from './mla-config.ts';
 import type { Model } from './model.ts';
 
@@ -93,9 +94,14 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
     const name = (tensor: MlaTensor | MlaExtra): string => mlaTensorName(layer, tensor);
     const up = (tensor: 'keyUp' | 'valueUp', width: number): Value => g.reshape(weights.weight(name(tensor)), [kvHeads, width, rank / latentGroups]);
     const kept = cache.layer(layer);
-    const stores = { rope: kept.store({ name: 'rope' }), latent: kept.store({ name: 'latent' }) };
+    const stores: MlaStores<Value> = kept.holds({ name: 'row' }) ? { row: kept.store({ name: 'row' }) } : { rope: kept.store({ name: 'rope' }), latent: kept.store({ name: 'latent' }) };
     const rotation = frequencies.length > 0 ? angles(frequencies) : null;
     const mergedOutput = form === 'absorbed' ? weights.optionalLinear(mergedTensorName(layer, 'output')) : null;
+    const mergedDims = { heads, ropeWidth: 2 * frequencies.length, rank };
+    if (mergedOutput !== null && rotation !== null && 'row' in stores) {
+      const output = oneRowAttentionLayer(g, x, { rows: weights.linear(oneRowTensorName(layer)), output: mergedOutput }, rotation, segmentation, mergedDims, stores);
+      return { output, rows: kept.outputs };
+    }
     if (mergedOutput !== null) {
       const output = mergedAttentionLayer(
         g, x,
@@ -103,7 +109,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
           queryRope: weights.optionalLinear(mergedTensorName(layer, 'queryRope')), queryLatent: weights.optionalLinear(mergedTensorName(layer, 'queryLatent')),
           keyRope: weights.optionalLinear(name('keyRope')), down: weights.linear(name('down')), output: mergedOutput,
         },
-        rotation, segmentation, { heads, ropeWidth: 2 * frequencies.length, rank }, stores,
+        rotation, segmentation, mergedDims, stores,
       );
       return { output, rows: kept.outputs };
     }

@@ -6,6 +6,8 @@ import { cacheFormats, eachSequence, ofSequence, partsOf, pastPort, presentPort,
 
 /** Cached rows of one layer, taken part by part. */
 export interface LayerCache {
+  /** Whether rows of that name are cached. */
+  holds(rows: Pick<CachedRows, 'name'>): boolean;
   /** Rows that attention may read in their own format. */
   store(rows: Pick<CachedRows, 'name'>): RowStore<Value>;
   /** Old rows of each sequence in float32; none where nothing is cached. */
@@ -60,6 +62,7 @@ export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: C
       };
       return {
         outputs,
+        holds: ({ name }) => past.has(key({ layer, name })),
         past: ({ name }) => old(name).map((stored) => widenRows(g, stored)),
         keep: ({ name }, values) => widenRows(g, take(name, values)),
         store: ({ name }) => ({

@@ -1,8 +1,9 @@
-/** Weights of integer products as signed codes, for processors that multiply unsigned by signed bytes exactly and fastest. */
+/** Right-hand sides of integer products as signed codes, for processors that multiply unsigned by signed bytes exactly and fastest. */
+import { int } from '../graph/record.ts';
 import type { Constant, HostTensor, Node, Subgraph } from '../graph/subgraph.ts';
 import { COLUMN_ZERO } from './column-codes.ts';
 import { readConstant } from './constant-weight.ts';
-import { edgesOf, freshNames, operator, replaceNodes, type Edges } from './pass.ts';
+import { edgesOf, freshNames, operator, replaceNodes, standard, type Edges } from './pass.ts';
 
 /** Where an integer product has its right-hand codes and their zero point. */
 const RIGHT: Readonly<Record<string, { readonly codes: number; readonly zero: number }>> = {
@@ -10,34 +11,56 @@ const RIGHT: Readonly<Record<string, { readonly codes: number; readonly zero: nu
   'com.microsoft:MatMulIntegerToFloat': { codes: 1, zero: 5 },
   'com.microsoft:DynamicQuantizeMatMul': { codes: 1, zero: 3 },
 };
+/** Operators that only look at memory another way. */
+const VIEWS = ['Reshape', 'Transpose', 'Unsqueeze', 'Squeeze'];
+const INT8 = 3;
 
 /**
- * A constant right-hand matrix of uint8 codes around 128 -> int8 codes around 0. The sums are the same whole numbers:
- * (a - z) (c - 128) = (a - z) c'. With VNNI or AMX instructions many rows take a sixth of the time (docs/log.md); without
- * them the engine saturates at 16 bits, so run this only where `signedProductsAreExact` has said yes.
+ * Right-hand uint8 codes around 128 of integer products -> int8 codes around 0. The sums are the same whole numbers:
+ * (a - z) (c - 128) = (a - z) c'. Weights are converted here, what the graph itself rounds (queries) there; a graph's inputs, as
+ * long as a cache, are left. With VNNI or AMX instructions many rows take a sixth of the time (docs/log.md); without them the
+ * engine saturates at 16 bits, so run this only where `signedProductsAreExact` (lib/session) has said yes.
  */
 export function signCodes(subgraph: Subgraph): Subgraph {
-  const edges = edgesOf(subgraph), fresh = freshNames(subgraph);
+  const edges = edgesOf(subgraph), fresh = freshNames(subgraph), inputs = new Set(subgraph.inputs.map(({ name }) => name));
   const signed = new Map<string, string>(), constants = new Map<string, Constant>(), replaced = new Map<Node, readonly Node[]>();
+  const signBit = fresh('sign_codes.bit');
   for (const node of subgraph.nodes) {
     const place = RIGHT[operator(node)];
-    if (place === undefined) continue;
-    const name = node.inputs[place.codes] ?? '', codes = codesAround128(edges, name, node.inputs[place.zero] ?? '');
-    if (codes === null) continue;
-    const known = signed.get(name), edge = known ?? fresh(`${name}.signed`);
+    const name = place === undefined ? '' : node.inputs[place.codes] ?? '';
+    if (place === undefined || !isMiddle(edges.constant(node.inputs[place.zero] ?? '')) || inputs.has(sourceOf(edges, name))) continue;
+    const known = signed.get(name), edge = known ?? fresh(`${name}.signed`), made: Node[] = [];
     if (known === undefined) {
+      const codes = edges.constant(name);
       signed.set(name, edge);
-      constants.set(edge, { dtype: 'int8', shape: codes.shape, data: Int8Array.from(codes.data, (code) => code - COLUMN_ZERO) });
+      if (codes === undefined) {
+        // c ^ 128 are the bits of c - 128; the engine's cast to int8 keeps bits.
+        const bits = fresh(`${name}.bits`);
+        constants.set(signBit, { dtype: 'uint8', shape: [], data: Uint8Array.of(COLUMN_ZERO) });
+        made.push(standard('BitwiseXor', [name, signBit], [bits]), standard('Cast', [bits], [edge], { to: int(INT8) }));
+      } else {
+        constants.set(edge, signedCodes(readConstant(codes)));
+      }
     }
-    replaced.set(node, [{ ...node, inputs: node.inputs.map((input, at) => (at === place.codes ? edge : at === place.zero ? '' : input)) }]);
+    replaced.set(node, [...made, { ...node, inputs: node.inputs.map((input, at) => (at === place.codes ? edge : at === place.zero ? '' : input)) }]);
   }
   return replaceNodes(subgraph, replaced, constants);
 }
 
-/** The codes behind an edge, if they are constant, uint8 and around 128. */
-function codesAround128(edges: Edges, codes: string, zero: string): HostTensor<'uint8'> | null {
-  const [matrix, middle] = [edges.constant(codes), edges.constant(zero)];
-  if (matrix?.dtype !== 'uint8' || middle?.dtype !== 'uint8') return null;
-  const read = readConstant(matrix), zeros = readConstant(middle);
-  return read.dtype === 'uint8' && zeros.dtype === 'uint8' && zeros.data.every((value) => value === COLUMN_ZERO) ? read : null;
+/** The edge behind views of it. */
+function sourceOf(edges: Edges, edge: string): string {
+  const node = edges.producer(edge);
+  return node !== undefined && VIEWS.includes(operator(node)) ? sourceOf(edges, node.inputs[0]!) : edge;
+}
+
+/** Whether a zero point is known to be 128. */
+function isMiddle(zero: Constant | undefined): boolean {
+  if (zero?.dtype !== 'uint8') return false;
+  const read = readConstant(zero);
+  return read.dtype === 'uint8' && read.data.every((value) => value === COLUMN_ZERO);
+}
+
+function signedCodes(codes: HostTensor): HostTensor<'int8'> {
+  if (codes.dtype !== 'uint8') throw new TypeError(`signCodes: codes around 128 must be uint8, got ${codes.dtype}`);
+  return { dtype: 'int8', shape: codes.shape, data: Int8Array.from(codes.data, (code) => code - COLUMN_ZERO) };
 }

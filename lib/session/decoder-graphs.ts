@@ -3,12 +3,13 @@ import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime
 import type { Constant, Subgraph } from '../graph/subgraph.ts';
 import { withGemm } from '../linalg/onnx-gemm.ts';
 import { absorptions, type Absorption } from '../models/absorption.ts';
-import { hasSteps, pastPort, presentPort, type CacheFormat } from '../models/cache-layout.ts';
+import { hasSteps, isOneRow, pastPort, presentPort, type CacheFormat } from '../models/cache-layout.ts';
 import { buildDecoder, cacheLayoutOf, type DecoderForm, type DecoderOptions, type DecoderOutput } from '../models/decoder.ts';
 import { loadDecoderWeights } from '../models/decoder-weights.ts';
 import { levelRopeKeys } from '../models/level-rope-keys.ts';
 import { mergeUpProjections } from '../models/merge-up-projections.ts';
 import type { Model } from '../models/model.ts';
+import { oneRowProjections } from '../models/one-row-projection.ts';
 import { rotateLatents } from '../models/rotate-latent.ts';
 import { appendsAreOrdered } from '../passes/appends-are-ordered.ts';
 import { runPasses, type Pass } from '../passes/pass.ts';
@@ -55,7 +56,9 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
     const loaded = await weights();
     if (model.mla === null || form !== 'absorbed') return loaded;
     const merged = absorptions(model.config, model.mla, bytesPerWeight(passes), options.absorption).flatMap(({ chosen }, layer) => (chosen === 'merged' ? [layer] : []));
-    return merged.length === 0 ? loaded : withGemm((gemm) => mergeUpProjections(model, loaded, merged, gemm));
+    if (merged.length === 0) return loaded;
+    const { layers } = model.mla, oneRow = merged.filter((layer) => isOneRow(layers[layer]!, cache));
+    return oneRowProjections(model, await withGemm((gemm) => mergeUpProjections(model, loaded, merged, gemm)), oneRow);
   };
   const allPasses = [...passes, ...options.decodePasses];
   const open = async (subgraph: Subgraph): Promise<Runtime> => openRuntime(await signedProductsAreExact() ? signCodes(subgraph) : subgraph, runtimeOptions);

@@ -23,7 +23,7 @@ export interface SavedPrompt {
 }
 
 const KIND = 'attention-surgery prompt';
-const VERSION = '2';
+const VERSION = '3';
 
 /** Of the model's weights, with the last layer's row projection: conversions of one model may differ in nothing else that a fingerprint sees. */
 async function rowsFingerprint(model: Model): Promise<string> {

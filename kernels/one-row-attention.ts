@@ -1,0 +1,40 @@
+/**
+ * Absorbed latent attention over rows [rope key m | latent c] that lie in one array: one product scores both parts, and
+ * queries come out of the same node as the new row. Dimension key as in latent-attention.ts, and: w = m + c.
+ */
+import { at } from './at.ts';
+import { softmaxOverSegments, sumOver } from './attention.ts';
+import type { Dim, Emit } from './emit.ts';
+import { maskOf, segmentReaders, type RowStore, type Segmentation } from './segments.ts';
+import { ofEachSequence, sideBySide } from './sequences.ts';
+
+/**
+ * together: [b, s, h + 1, w], queries of h heads, scaled and rotated, and behind them the new row; the row goes into the
+ * store. -> sums of latents by the weights [b, s, h, c]. Source: DeepSeek-AI 2024 (V2), section 2.1.2, for the layout.
+ */
+export function oneRowAttention<V>(g: Emit<V>, together: V, store: RowStore<V>, segmentation: Segmentation<V>, ropeWidth: number): V {
+  const [b, s, width] = [at(g.shape(together), 0), at(g.shape(together), 1), numberOf(at(g.shape(together), 3))];
+  const { query, row } = queriesAndRow(g, together);
+  const sequences = segmentReaders(g, store, row, segmentation);
+  const attended = sideBySide(g, ofEachSequence(g, query, sequences.length).map((own, q) => {
+    const segments = at(sequences, q);
+    const weights = softmaxOverSegments(g, segments.map((rows) => rows.score(own)), segments.map((_, i) => maskOf(segmentation, q * segments.length + i)));
+    return sumOver(g, weights.map((weight, i) => at(segments, i).weigh(weight)));
+  })); // [b, s, 1, h, w]
+  const heads = at(g.shape(attended), 3);
+  return g.reshape(at(g.split(attended, 4, [ropeWidth, width - ropeWidth]), 1), [b, s, heads, width - ropeWidth]);
+}
+
+/** [b, s, h + 1, w] -> queries [b, s, 1, h, w] and rows [b, s, w]. */
+function queriesAndRow<V>(g: Emit<V>, together: V): { query: V; row: V } {
+  const [b, s, count, width] = [at(g.shape(together), 0), at(g.shape(together), 1), numberOf(at(g.shape(together), 2)), at(g.shape(together), 3)];
+  const heads = count - 1;
+  // Of one token the new row leaves its node as the cache takes it, with nothing between.
+  const parts = s === 1 ? g.split(g.reshape(together, [b, count, width]), 1, [heads, 1]) : g.split(together, 2, [heads, 1]);
+  return { query: g.reshape(at(parts, 0), [b, s, 1, heads, width]), row: s === 1 ? at(parts, 1) : g.reshape(at(parts, 1), [b, s, width]) };
+}
+
+function numberOf(dim: Dim): number {
+  if (typeof dim !== 'number') throw new RangeError(`oneRowAttention: heads and widths must be numbers, got ${dim}`);
+  return dim;
+}
