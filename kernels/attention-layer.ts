@@ -3,9 +3,9 @@ import { at } from './at.ts';
 import { between, blockwiseAttention, groupedQueryAttention, inBlocks, maskBetween } from './attention.ts';
 import type { Dim, Emit } from './emit.ts';
 import { asTheyAre, type HeadMaps } from './head-norm.ts';
-import { absorbedAttention, expandedAttention, type LatentQuery, type LatentSegment, type UpProjections } from './latent-attention.ts';
+import { absorbedAttention, expandedAttention, type LatentSegment, type UpProjections } from './latent-attention.ts';
 import { linear, linearHeads, type Linear } from './linear.ts';
-import { oneRowAttention } from './one-row-attention.ts';
+import { absorbedOneRowAttention } from './one-row-attention.ts';
 import { partialRopeQuery, rotatedKey, type PartialRopeDims, type PartialRopeWeights } from './partial-rope.ts';
 import { rmsNorm } from './rms-norm.ts';
 import { rope, type RopeAngles } from './rope.ts';
@@ -140,7 +140,9 @@ export function mlaAttentionLayer<V>(
   const rows: MlaRows<V> = { rope: normedKey === null || angles === null ? null : rotatedKey(g, normedKey, angles), latent, keyScale: scales };
   const scaleRows = scales === null ? null : segmentRows(g, past.flatMap(({ keyScale = null }) => (keyScale === null ? [] : [keyScale])), scales, segmentation);
   if (form === 'absorbed' && 'row' in stores) {
-    const attended = absorbedOverRows(g, { rope: query.rope, nope: query.nope }, rows, w.up, segmentation, dims, stores);
+    const own = { rope: needed(query.rope), nope: needed(query.nope) }, up = { key: needed(w.up.key), value: w.up.value };
+    const [b, s] = batchAndTokens(g, x), whole = absorbedOneRowAttention(g, own, { rope: needed(rows.rope), latent }, up, stores.row, segmentation, dims.scale);
+    const attended = g.reshape(whole, [b, s, dims.heads * dims.valueWidth]);
     return { output: linear(g, attended, w.output), attended, rows };
   }
   const sequences = latentSegments(g, stores, rows, segmentation)
@@ -157,18 +159,6 @@ export function mlaAttentionLayer<V>(
     : sideBySide(g, sequences.map((segments, q) => latentForms[form](g, { rope: at(ropeQueries, q), nope: at(nopeQueries, q) }, segments, w.up, dims.scale)));
   const attended = g.reshape(whole, [b, s, dims.heads * dims.valueWidth]); // [b, s, h v]
   return { output: linear(g, attended, w.output), attended, rows };
-}
-
-/** Absorbed attention where rope keys and latents lie side by side -> what o_proj reads: [b, s, h v]. */
-function absorbedOverRows<V>(
-  g: Emit<V>, query: LatentQuery<V>, { rope: key, latent }: MlaRows<V>, up: UpProjections<V>, segmentation: Segmentation<V>, { heads, kvHeads, ropeWidth, valueWidth, scale }: MlaDims, stores: OneRowStore<V>,
-): V {
-  const [b, s] = batchAndTokens(g, latent), rank = Number(at(g.shape(latent), 2)), width = ropeWidth + rank;
-  const absorbed = g.einsum('bsgrn,gnc->bsgrc', g.scale(needed(query.nope), scale), needed(up.key));
-  const queries = g.reshape(g.concat(4, [g.scale(needed(query.rope), scale), absorbed]), [b, s, heads, width]);
-  const row = g.reshape(g.concat(2, [needed(key), latent]), [b, s, 1, width]);
-  const attended = g.reshape(oneRowAttention(g, g.concat(2, [queries, row]), stores.row, segmentation, ropeWidth), [b, s, kvHeads, heads / kvHeads, rank]);
-  return g.reshape(g.einsum('bsgrc,gvc->bsgrv', attended, up.value), [b, s, heads * valueWidth]);
 }
 
 function needed<V>(part: V | null): V {

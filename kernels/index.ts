@@ -12,6 +12,7 @@ export * from './linear.ts';
 export * from './logits.ts';
 export * from './losses.ts';
 export * from './merged-attention.ts';
+export * from './one-row-attention.ts';
 export * from './partial-rope.ts';
 export * from './rms-norm.ts';
 export * from './rope.ts';

@@ -25,6 +25,24 @@ export function oneRowAttention<V>(g: Emit<V>, together: V, store: RowStore<V>, 
   return g.reshape(at(g.split(attended, 4, [ropeWidth, width - ropeWidth]), 1), [b, s, heads, width - ropeWidth]);
 }
 
+/**
+ * The same from queries that are still to be absorbed: rope [b, s, g, r, m], rotated, and nope [b, s, g, r, n]; the new rows
+ * rope [b, s, m] and latent [b, s, c]; up-projections key [g, n, c] and value [g, v, c]. -> [b, s, g, r, v].
+ */
+export function absorbedOneRowAttention<V>(
+  g: Emit<V>, query: { readonly rope: V; readonly nope: V }, rows: { readonly rope: V; readonly latent: V }, up: { readonly key: V; readonly value: V },
+  store: RowStore<V>, segmentation: Segmentation<V>, scale: number,
+): V {
+  const shape = g.shape(query.rope), [b, s] = [at(shape, 0), at(shape, 1)];
+  const [groups, perGroup, ropeWidth, rank] = [numberOf(at(shape, 2)), numberOf(at(shape, 3)), numberOf(at(shape, 4)), numberOf(at(g.shape(rows.latent), 2))];
+  const heads = groups * perGroup, width = ropeWidth + rank;
+  const latent = g.einsum('bsgrn,gnc->bsgrc', g.scale(query.nope, scale), up.key);
+  const queries = g.reshape(g.concat(4, [g.scale(query.rope, scale), latent]), [b, s, heads, width]);
+  const together = g.concat(2, [queries, g.reshape(g.concat(2, [rows.rope, rows.latent]), [b, s, 1, width])]);
+  const attended = g.reshape(oneRowAttention(g, together, store, segmentation, ropeWidth), [b, s, groups, perGroup, rank]);
+  return g.einsum('bsgrc,gvc->bsgrv', attended, up.value);
+}
+
 /** [b, s, h + 1, w] -> queries [b, s, 1, h, w] and rows [b, s, w]. */
 function queriesAndRow<V>(g: Emit<V>, together: V): { query: V; row: V } {
   const [b, s, count, width] = [at(g.shape(together), 0), at(g.shape(together), 1), numberOf(at(g.shape(together), 2)), at(g.shape(together), 3)];
