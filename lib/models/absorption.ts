@@ -20,12 +20,12 @@ export interface LayerAbsorption {
 }
 
 /**
- * A small operator costs as much time as reading so many weights: 5 us each, at 25 GB/s and one byte a weight (measured,
- * docs/log.md). Weights of 4 bytes move the balance towards fewer weights.
+ * A small operator costs as much time as reading so many bytes of weights: 2.2 us each, at 25 GB/s (measured, docs/log.md:
+ * sixteen of them as much as 0.86 MB). Weights of 4 bytes move the balance towards fewer weights.
  */
-const NODE_BYTES = 125_000;
-/** Per layer: the products by both up-projections, and what moves their operands into place. */
-const SEPARATE_NODES = 4;
+const NODE_BYTES = 55_000;
+/** Per layer: the products by both up-projections, scales, and what moves their operands and the row into place. */
+const SEPARATE_NODES = 16;
 
 const isMergeable = ({ latentNormEps, queryRank, headNorm, latentGroups = 1 }: MlaLayerConfig): boolean =>
   latentNormEps === undefined && queryRank === undefined && headNorm === undefined && latentGroups === 1;
