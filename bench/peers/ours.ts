@@ -1,7 +1,7 @@
-/** Ours, measured as the peers are: a prompt and greedy tokens behind it, by length. One line of JSON. */
+/** Ours, measured as the peers are: a prompt and greedy tokens behind it, by length, each in a session for that length. One line of JSON. */
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { cacheFormats, openModel, openSession, weightFormats, weightPasses, type CacheFormat, type WeightFormatName } from '../../lib/index.ts';
+import { cacheFormats, openModel, openSession, sampleToken, seededRandom, weightFormats, weightPasses, type CacheFormat, type WeightFormatName } from '../../lib/index.ts';
 import { peakMb } from '../support/peak-memory.ts';
 import { versions } from '../support/report.ts';
 import { median } from '../support/turns.ts';
@@ -21,28 +21,29 @@ const contexts = lengths.split(',').map(Number);
 const [threads, steps] = [Number(values.threads), Number(values.steps)];
 const tokens = JSON.parse(readFileSync(tokenFile, 'utf8')) as readonly number[]; // written by prepare.py
 
-const session = openSession(await openModel(path), { threads, cache: cacheFormat, passes: weightPasses(weights), contextLength: (contexts.at(-1) ?? 0) + steps });
-const cache = session.createCache();
-await session.open();
-await session.prefill(cache, tokens.slice(0, 32));
-await session.step(cache, 0);
-cache.truncate(0);
+const model = await openModel(path), greedy = seededRandom(0);
+const mostLikely = (logits: Float32Array): number => sampleToken(logits, {}, greedy);
 
-const mostLikely = (logits: Float32Array): number => logits.indexOf(logits.reduce((most, logit) => Math.max(most, logit), -Infinity));
-const rows = [];
-let prefillMs = 0;
-for (const length of contexts) {
+/** A prompt of `length` tokens, and steps behind it. */
+async function measure(length: number): Promise<{ tokens: number; prefillTokensPerSecond: number; stepMs: number }> {
+  const session = openSession(model, { threads, cache: cacheFormat, passes: weightPasses(weights), contextLength: length + steps });
+  const cache = session.createCache();
+  await session.open();
+  await session.prefill(cache, tokens.slice(0, 32));
+  await session.step(cache, 0);
+  cache.truncate(0);
   let start = performance.now();
-  let next = mostLikely(await session.prefill(cache, tokens.slice(cache.length, length)));
-  prefillMs += performance.now() - start;
-  const times: number[] = [];
+  let next = mostLikely(await session.prefill(cache, tokens.slice(0, length)));
+  const prefillMs = performance.now() - start, times: number[] = [];
   for (let step = 0; step < steps; step++) {
     start = performance.now();
     next = mostLikely(await session.step(cache, next));
     times.push(performance.now() - start);
   }
-  cache.truncate(length);
-  rows.push({ tokens: length, prefillTokensPerSecond: (1000 * length) / prefillMs, stepMs: median(times) });
+  await session.close();
+  return { tokens: length, prefillTokensPerSecond: (1000 * length) / prefillMs, stepMs: median(times) };
 }
+
+const rows = [];
+for (const length of contexts) rows.push(await measure(length));
 console.log(JSON.stringify({ versions: versions(), rows, peakMb: peakMb() }));
-await session.close();

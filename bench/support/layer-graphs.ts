@@ -1,6 +1,6 @@
 /** Attention of a shape as subgraphs with random weights: over a cache alone, and as a layer with its projections. */
 import {
-  absorbedAttention, absorbedOneRowAttention, expandedAttention, groupedQueryAttention, mlaAttentionLayer, ropeAngles, ropeTables, segmentReaders, sourceAttentionLayer,
+  absorbedAttention, expandedAttention, groupedQueryAttention, mlaAttentionLayer, ropeAngles, ropeTables, segmentReaders, sourceAttentionLayer,
   type LatentForm, type RopeAngles, type Segmentation,
 } from '../../kernels/index.ts';
 import { cacheFormats, record, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
@@ -29,9 +29,6 @@ export function sourceAttentionGraph(shape: Shape, cache: CacheFormat): Subgraph
   });
 }
 
-/** Whether the product would keep rope keys and latents in one array (lib/models/cache-layout.ts). */
-export const isOneRow = ({ latentGroups }: Pick<Latent, 'latentGroups'>, cache: CacheFormat): boolean => latentGroups === 1 && (cache === 'f32' || cache === 'f16');
-
 const forms = { absorbed: absorbedAttention, expanded: expandedAttention } as const satisfies Record<LatentForm, unknown>;
 
 /** Up-projections of a latent as constants. The remainder has a head's full width: what a plan over all heads leaves. */
@@ -47,10 +44,6 @@ export function latentAttentionGraph(shape: Shape, latent: Latent, cache: CacheF
   const query = (width: number): { dtype: 'float32'; shape: readonly (number | string)[] } => float([1, 1, kvHeads, perGroup(shape), width]);
   const inputs = { query_rope: query(2 * components), query_nope: query(headDim), rope: float([1, 1, 2 * components]), latent: float([1, 1, rank]) };
   return record(`${form}-attention-${cache}`, inputs, (g, x) => {
-    if (form === 'absorbed' && isOneRow(latent, cache)) {
-      const store = rowStore(g, pastRows(g, 'past_row', [2 * components + rank], cacheFormats[cache].row));
-      return { attended: absorbedOneRowAttention(g, { rope: x.query_rope, nope: x.query_nope }, { rope: x.rope, latent: x.latent }, upProjections(g, shape, latent), store, split, scaleOf(shape)) };
-    }
     const readers = (name: 'rope' | 'latent', width: number) => segmentReaders(g, rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name])), x[name], split).flat();
     const keys = readers('rope', 2 * components);
     const segments = readers('latent', rank).map((rows, i) => ({ ropeKey: keys[i] ?? null, latent: rows, mask: null }));
@@ -101,8 +94,8 @@ export function latentLayerGraph(shape: Shape, latent: Latent, tokens: number, f
       keyRope: projection(g, 'k_rope_proj', ropeWidth, hidden), down: projection(g, 'kv_down_proj', rank, hidden),
       up: upProjections(g, shape, latent), output: projection(g, 'o_proj', hidden, heads * headDim),
     };
-    const store = (name: 'row' | 'rope' | 'latent', width: number) => rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name]));
-    const stores = form === 'absorbed' && isOneRow(latent, cache) ? { row: store('row', ropeWidth + rank) } : { rope: store('rope', ropeWidth), latent: store('latent', rank) };
+    const store = (name: 'rope' | 'latent', width: number) => rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name]));
+    const stores = { rope: store('rope', ropeWidth), latent: store('latent', rank) };
     const dims = { heads, kvHeads, ropeWidth, nopeWidth: headDim, valueWidth: headDim, scale: scaleOf(shape) };
     const { output, rows } = mlaAttentionLayer(g, x.hidden, weights, angles(g, components, tokens, x.positions), [], segmentationOf(g, tokens, x.positions), dims, form, stores);
     return { output, ...(rows.rope === null ? {} : { rope: rows.rope }), latent: rows.latent };

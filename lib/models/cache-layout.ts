@@ -26,20 +26,23 @@ export function sourceCachedRows({ layers, kvHeads, headDim }: ModelConfig): Cac
 /** What the layout of a converted layer's cache depends on. */
 type CachedLayer = Pick<MlaLayerConfig, 'rank' | 'frequencies' | 'nopeWidth' | 'headNorm' | 'latentGroups'>;
 
-/**
- * Whether rope key and latent lie side by side in one array, so that one product scores both: where there are both, every
- * head reads the whole latent, and no norm scales its scores apart. Otherwise they are two arrays; so are rows of codes,
- * whose parts differ in size and need steps of their own.
- */
-export const isOneRow = ({ frequencies, nopeWidth, headNorm, latentGroups = 1 }: CachedLayer, format: CacheFormat): boolean =>
-  frequencies.length > 0 && nopeWidth > 0 && headNorm === undefined && latentGroups === 1 && !hasSteps(format);
+/** Longest context for which rows in one array are faster: they save operators, but sums by weights read rope keys too (docs/log.md). */
+export const ONE_ROW_TOKENS = 2048;
 
-/** What a converted model caches: [rope key 2n | latent R] in one array or two, and one scale per KV head where heads have norms. */
-export function latentCachedRows({ layers }: { readonly layers: readonly CachedLayer[] }, format: CacheFormat): CachedRows[] {
+/**
+ * Whether rope key and latent lie side by side in one array, so that one product scores both: for short contexts, where
+ * there are both parts, every head reads the whole latent, and no norm scales its scores apart. Otherwise they are two
+ * arrays; so are rows of codes, whose parts differ in size and need steps of their own.
+ */
+export const isOneRow = ({ frequencies, nopeWidth, headNorm, latentGroups = 1 }: CachedLayer, format: CacheFormat, contextTokens: number): boolean =>
+  contextTokens <= ONE_ROW_TOKENS && frequencies.length > 0 && nopeWidth > 0 && headNorm === undefined && latentGroups === 1 && !hasSteps(format);
+
+/** What a converted model caches: [rope key 2n | latent R] in one array or two (default), and one scale per KV head where heads have norms. */
+export function latentCachedRows({ layers }: { readonly layers: readonly CachedLayer[] }, format: CacheFormat, contextTokens = Infinity): CachedRows[] {
   return layers.flatMap((config, layer): CachedRows[] => {
     const { rank, frequencies, headNorm } = config, rope = 2 * frequencies.length;
     return [
-      ...(isOneRow(config, format) ? [{ layer, name: 'row', row: [rope + rank] } as const] : [
+      ...(isOneRow(config, format, contextTokens) ? [{ layer, name: 'row', row: [rope + rank] } as const] : [
         ...(rope > 0 ? [{ layer, name: 'rope', row: [rope] } as const] : []),
         { layer, name: 'latent', row: [rank] } as const,
       ]),

@@ -33,16 +33,18 @@ export interface DecoderOptions {
   readonly sequences?: number;
   /** How rows lie in the cache. Default 'f32'. */
   readonly cache?: CacheFormat;
-  /** Longest position plus one; sizes the tables of angles. */
+  /** Longest position plus one; sizes the tables of angles, and decides how the cache is laid out. */
   readonly positions: number;
 }
 
 /** The forms a model can take. */
 export const formsOf = (model: Pick<Model, 'mla'>): readonly DecoderForm[] => (model.mla === null ? ['source'] : ['expanded', 'absorbed']);
 
-/** The rows a model caches, and the arrays that hold them in a format. */
-export const cachedRowsOf = ({ config, mla }: Pick<Model, 'config' | 'mla'>, format: CacheFormat): CachedRows[] => (mla === null ? sourceCachedRows(config) : latentCachedRows(mla, format));
-export const cacheLayoutOf = (model: Pick<Model, 'config' | 'mla'>, format: CacheFormat = 'f32'): CachePart[] => cacheLayout(cachedRowsOf(model, format), format);
+/** The rows a model caches, and the arrays that hold them in a format, for contexts of at most `contextTokens` (default: any). */
+export const cachedRowsOf = ({ config, mla }: Pick<Model, 'config' | 'mla'>, format: CacheFormat, contextTokens?: number): CachedRows[] =>
+  (mla === null ? sourceCachedRows(config) : latentCachedRows(mla, format, contextTokens));
+export const cacheLayoutOf = (model: Pick<Model, 'config' | 'mla'>, format: CacheFormat = 'f32', contextTokens?: number): CachePart[] =>
+  cacheLayout(cachedRowsOf(model, format, contextTokens), format);
 
 /** Records the decoder. `constants` come from loadDecoderWeights. Errors: a form the model cannot take. */
 export function buildDecoder(model: Model, constants: ReadonlyMap<string, Constant>, options: DecoderOptions): Subgraph {
@@ -61,7 +63,7 @@ export function buildDecoder(model: Model, constants: ReadonlyMap<string, Consta
   const weights = weightValues(g, constants);
   const context: DecoderContext = {
     g, model, weights, positions, positionCount: options.positions,
-    cache: decoderCache(g, cachedRowsOf(model, options.cache ?? 'f32'), options.cache ?? 'f32', { appended, sequences }),
+    cache: decoderCache(g, cachedRowsOf(model, options.cache ?? 'f32', options.positions), options.cache ?? 'f32', { appended, sequences }),
     segmentation: appended ? appendedMask(g, positions, pastPositions?.[0] ?? null, config.window) : decoderMasks(g, positions, pastPositions, join, config.window, sequences ?? 1),
   };
   const { hidden, rows } = recordLayers(context, embedding(g, ids, weights.weight(family.embedding)), form);

@@ -57,7 +57,7 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
     if (model.mla === null || form !== 'absorbed') return loaded;
     const merged = absorptions(model.config, model.mla, bytesPerWeight(passes), options.absorption).flatMap(({ chosen }, layer) => (chosen === 'merged' ? [layer] : []));
     if (merged.length === 0) return loaded;
-    const { layers } = model.mla, oneRow = merged.filter((layer) => isOneRow(layers[layer]!, cache));
+    const { layers } = model.mla, oneRow = merged.filter((layer) => isOneRow(layers[layer]!, cache, positions));
     return oneRowProjections(model, await withGemm((gemm) => mergeUpProjections(model, loaded, merged, gemm)), oneRow);
   };
   const allPasses = [...passes, ...options.decodePasses];
@@ -69,7 +69,7 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
     batch: (form, sequences) => split(form, { sequences }),
     prefill: async (form, output) => open(runPasses(buildDecoder(model, await weights(), { form, join: true, output, cache, positions }), passes)),
     async decode(form) {
-      const constants = await decodeWeights(form), layout = cacheLayoutOf(model, cache);
+      const constants = await decodeWeights(form), layout = cacheLayoutOf(model, cache, positions);
       const build = (appended: boolean) => {
         const one: DecoderOptions = { form, join: false, appended, output: 'last', cache, positions, tokens: 1 };
         return runPasses(buildDecoder(model, constants, one), allPasses);

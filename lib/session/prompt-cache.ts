@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { openSafetensors, readTensor } from '../checkpoint/safetensors.ts';
 import { tensorSources, writeSafetensors } from '../checkpoint/write-safetensors.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
-import { pastPort, presentPort } from '../models/cache-layout.ts';
+import { pastPort, presentPort, type CachePart } from '../models/cache-layout.ts';
 import { cacheLayoutOf } from '../models/decoder.ts';
 import { fingerprintOf } from '../models/fingerprint.ts';
 import { mlaTensorName } from '../models/mla-config.ts';
@@ -14,6 +14,7 @@ import type { Model } from '../models/model.ts';
 import { tensorBytes } from '../tensor.ts';
 import type { Cache } from './cache.ts';
 import type { Session } from './session.ts';
+import { cutColumns, joinColumns } from './row-columns.ts';
 import { tokenRows } from './token-rows.ts';
 
 /** A prompt, and a cache that holds the rows of just its tokens. */
@@ -22,8 +23,11 @@ export interface SavedPrompt {
   readonly cache: Cache;
 }
 
+/** A file has rope keys and latents apart, however a session lays them out: prompts pass between contexts of any length. */
+const partNames = ({ layer }: Pick<CachePart, 'layer'>): string[] => [pastPort({ layer, name: 'rope' }), pastPort({ layer, name: 'latent' })];
+
 const KIND = 'attention-surgery prompt';
-const VERSION = '3';
+const VERSION = '2';
 
 /** Of the model's weights, with the last layer's row projection: conversions of one model may differ in nothing else that a fingerprint sees. */
 async function rowsFingerprint(model: Model): Promise<string> {
@@ -39,7 +43,13 @@ async function rowsFingerprint(model: Model): Promise<string> {
 export async function savePrompt(path: string, cache: Cache, ids: readonly number[], session: Session, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<void> {
   if (ids.length === 0 || ids.length > cache.length) throw new RangeError(`savePrompt: ids must be 1..${cache.length}, as many as the cache holds, got ${ids.length}`);
   const list: HostTensor = { dtype: 'int64', shape: [ids.length], data: BigInt64Array.from(ids, BigInt) };
-  const rows = Object.entries(cache.feeds()).map(([name, tensor]): [string, HostTensor] => [name, tokenRows(tensor, 0, ids.length)]);
+  const feeds = cache.feeds();
+  const rows = cacheLayoutOf(session.model, session.cacheFormat, session.contextLength).flatMap((part): [string, HostTensor][] => {
+    const own = tokenRows(feeds[pastPort(part)]!, 0, ids.length);
+    if (part.name !== 'row') return [[pastPort(part), own]];
+    const names = partNames(part), rope = 2 * (session.model.mla?.layers[part.layer]?.frequencies.length ?? 0);
+    return cutColumns(own, [rope, (own.shape[2] ?? 0) - rope]).map((values, i) => [names[i]!, values]);
+  });
   const metadata = { kind: KIND, version: VERSION, model: await rowsFingerprint(session.model), cache: session.cacheFormat };
   await writeSafetensors(path, tensorSources([['ids', list], ...rows]), { ...options, metadata });
 }
@@ -59,7 +69,10 @@ export async function loadPrompt(path: string, session: Session, capacityTokens:
   if (ids.length === 0 || ids.length > session.contextLength) throw new RangeError(`loadPrompt: ids of ${path} must be 1..${session.contextLength}, the context, got ${ids.length}`);
   const cache = session.createCache(Math.max(capacityTokens, ids.length));
   const rows: Record<string, HostTensor> = {};
-  for (const part of cacheLayoutOf(session.model, session.cacheFormat)) rows[presentPort(part)] = await readTensor(file, pastPort(part));
+  for (const part of cacheLayoutOf(session.model, session.cacheFormat, session.contextLength)) {
+    const read = await Promise.all((part.name === 'row' ? partNames(part) : [pastPort(part)]).map((name) => readTensor(file, name)));
+    rows[presentPort(part)] = read.length === 1 ? read[0]! : joinColumns(read);
+  }
   cache.append(rows, ids.length);
   return { ids, cache };
 }

@@ -19,7 +19,7 @@ import { tokenFeeds } from './token-feeds.ts';
 export interface SessionOptions {
   /** Threads of onnxruntime. Default: the cores this process may use, at most 8. */
   readonly threads?: number;
-  /** Tokens a cache holds at most. Default: what the model was made for. */
+  /** Tokens a cache holds at most; up to 2,048 its rows lie in one array, which is faster. Default: what the model was made for. */
   readonly contextLength?: number;
   /** Tokens of a prompt that go through the graph at once: bounded memory, and future keys are never computed. Default 256, fewer behind a long context (`chunkBehind`). */
   readonly chunkTokens?: number;
@@ -94,7 +94,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   }
   const { vocab } = model.config;
   const cacheFormat = options.cache ?? 'f32';
-  const layout = cacheLayoutOf(model, cacheFormat);
+  const layout = cacheLayoutOf(model, cacheFormat, contextLength);
   const graphs = decoderGraphs(model, {
     threads: options.threads, cache: cacheFormat, positions: contextLength, passes: options.passes ?? [],
     decodePasses: options.decodePasses ?? decodePasses, absorption: options.absorption ?? 'auto', appendInPlace: options.appendInPlace ?? true,
