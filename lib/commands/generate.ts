@@ -69,8 +69,10 @@ export const generateText = defineCommand({
     const tokenizer = await openTokenizer(model.path);
     const encoded = encodePrompt(tokenizer, given, chat);
     const ids = promptTokens === undefined ? encoded : fitTokens(encoded, promptTokens);
-    const session = openSession(model, { signal: io.signal, threads, cache, passes: weightPasses(weights) });
-    const capacity = Math.min(session.contextLength, ids.length + maxTokens);
+    const capacity = Math.min(model.config.maxPositions, ids.length + maxTokens);
+    // No longer than needed: short contexts are faster. A file of rows may hold a longer prompt than this one.
+    const contextLength = promptCache === undefined ? capacity : model.config.maxPositions;
+    const session = openSession(model, { signal: io.signal, threads, cache, contextLength, passes: weightPasses(weights) });
     const { cache: rows, cachedTokens, fromFile } = await startPrompt(promptCache, ids, capacity, session);
     const prefill = longWork('reading the prompt', ids.length - cachedTokens, 'tokens', io);
     try {

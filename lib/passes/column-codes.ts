@@ -1,7 +1,8 @@
 /**
  * Whole-number codes of a matrix with one scale per output: w ~ scale * (code - 128), codes 1..255 in uint8, laid out
  * [inputs, outputs] as onnxruntime's integer products want them. Not int8: for unsigned times signed codes the engine
- * saturates at 16 bits on processors without VNNI instructions, silently and by up to half of the result.
+ * saturates at 16 bits on processors without VNNI instructions, silently and by up to half of the result; signCodes turns them
+ * where it does not.
  */
 export interface ColumnCodes {
   readonly inputs: number;
