@@ -11,6 +11,7 @@ import { record, type Recorder, type Value } from '../lib/graph/record.ts';
 import { runSubgraph } from '../lib/graph/run.ts';
 import type { Fetches, Runtime } from '../lib/graph/runtime.ts';
 import type { Constant, Dim, HostTensor, Subgraph } from '../lib/graph/subgraph.ts';
+import { convert } from '../lib/convert.ts';
 import { openModel } from '../lib/models/model.ts';
 import { appendsAreOrdered } from '../lib/passes/appends-are-ordered.ts';
 import { dequantiseBlocks, quantiseBlocks, type Bits } from '../lib/passes/block-codes.ts';
@@ -40,7 +41,7 @@ import { appendsInPlace } from '../lib/session/append-in-place.ts';
 import { calibrateWeights } from '../lib/session/calibrate-weights.ts';
 import { openSession } from '../lib/session/session.ts';
 import { tensor, tensorBytes, toDType } from '../lib/tensor.ts';
-import { zooPath } from './support/tiny.ts';
+import { withDirectory, zooPath } from './support/tiny.ts';
 
 const roundingNames = Object.keys(blockRoundings) as BlockRoundingName[];
 const draw = (seed: number, shape: readonly number[], scale = 1): HostTensor<'float32'> =>
@@ -570,6 +571,20 @@ t.test('a model with calibrated weights', async (t) => {
   const changed: Pass = (graph) => ({ ...graph, constants: new Map([...graph.constants].map(([name, c]) => [name, name.includes('mlp.up') ? draw(7, c.shape.map(Number)) : c])) });
   t.ok(distance(await logits([changed, pass]), await logits([changed])) < 2 * nearest, 'codes are not put in the place of other numbers');
   await t.rejects(calibrateWeights(model, [[1], []]), /windows must have 1\.\.\d+ tokens, got 1, 0/);
+  await withDirectory(async (directory) => {
+    const out = join(directory, 'converted');
+    await convert(model, out, { plan: 'uniform', factor: 'joint', budget: { pairs: 2, rank: 10 } });
+    const converted = await openModel(out), marked = await calibrateWeights(converted, windows, { threads: 1 });
+    const [exact, close] = await Promise.all([[], [marked]].map(async (passes) => {
+      const session = openSession(converted, { threads: 1, passes });
+      try {
+        return floats(await session.logits(session.createCache(), ids));
+      } finally {
+        await session.close();
+      }
+    }));
+    t.ok(distance(close!, exact!) < 2 * nearest, 'a converted model too, whose short contexts lie in one array');
+  });
 });
 
 t.test('rotation of the residual stream changes no result', async (t) => {

@@ -25,7 +25,7 @@ export async function calibrateWeights(model: Model, windows: readonly (readonly
   const constants = await loadDecoderWeights(model);
   const form = model.mla === null ? 'source' : 'expanded';
   const subgraph = buildDecoder(model, constants, { form, join: true, output: 'last', positions: longest });
-  const empty = createCache(cacheLayoutOf(model), 1).feeds();
+  const empty = createCache(cacheLayoutOf(model, 'f32', longest), 1).feeds();
   const codes = await calibratedCodes(subgraph, windows.map((ids) => ({
     ids: int64(ids, [1, ids.length]), positions: int64([...ids.keys()], [ids.length]), past_positions: int64([], [0]), ...empty,
   })), options);
