@@ -100,6 +100,8 @@ export type { CalibratedCodesOptions } from './passes/calibrated-codes.ts';
 export { rotateResidual } from './passes/rotate-residual.ts';
 export { fuseSkipNorms } from './passes/skip-norm.ts';
 export { fuseIntegerProducts } from './passes/fuse-integer-products.ts';
+export { signCodes } from './passes/sign-codes.ts';
+export { signedProductsAreExact } from './session/signed-products.ts';
 export { fuseTransposedWeights } from './passes/fuse-transposed-weights.ts';
 export { mergeProjections } from './passes/merge-projections.ts';
 export { mergeRotations } from './passes/merge-rotations.ts';

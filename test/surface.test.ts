@@ -14,7 +14,7 @@ const values = [
   'openTokenSource', 'openTokenizer', 'packageFile', 'parseConfig', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic',
   'quantiseWeights', 'rankRopeDims', 'readAttentionLayer', 'readConfig', 'readModel', 'readPairTable', 'readSafetensors', 'record',
   'regressionSubgraph', 'relativeRates', 'relayModel', 'renamePorts', 'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan',
-  'rotateResidual', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates', 'savePrompt', 'schedules', 'seededRandom', 'startProgress', 'svgOf',
+  'rotateResidual', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates', 'savePrompt', 'schedules', 'seededRandom', 'signCodes', 'signedProductsAreExact', 'startProgress', 'svgOf',
   'teacherSubgraph', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32', 'toFloat64', 'toModel', 'toNdarray', 'tokenSource', 'train',
   'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel', 'weightFormats', 'weightPasses', 'writeModel',
   'writeSafetensors', 'writeShardedSafetensors', 'zeros',

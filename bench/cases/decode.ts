@@ -1,5 +1,5 @@
 /** Decoding: attention of one token over a cache, and the layer around it, by context, share and type of the cache. */
-import { decodeCost, type CacheFormat } from '../../lib/index.ts';
+import { decodeCost, fuseIntegerProducts, runPasses, signCodes, signedProductsAreExact, type CacheFormat } from '../../lib/index.ts';
 import { defineCase } from '../support/case.ts';
 import { crossoverCells, crossoverHead } from '../support/crossover.ts';
 import { graphRows, type Candidate } from '../support/graph-rows.ts';
@@ -15,6 +15,8 @@ export const decode = defineCase({
   smoke: { contexts: [33], caches: ['f32', 'f16', 'int8', 'int4'] },
   async run({ preset, contexts, shares, caches, groups }, context) {
     const shape = presets[preset];
+    // As a session lowers whole-number products.
+    const passes = [fuseIntegerProducts, ...(await signedProductsAreExact() ? [signCodes] : [])];
     const rows: Row[] = [];
     const crossover: string[][] = [];
     for (const p of contexts) {
@@ -26,7 +28,7 @@ export const decode = defineCase({
           for (const asked of groups) {
             const latent = latentOf(shape, share, asked === 'auto' ? chosen : groupsOf(shape, share, asked, p, cache, context.ceiling));
             candidates.set(`${shareText(share)}, ${cache} cache, ${groupsText(latent)}, ${p} tokens`,
-              { what: '', subgraph: latentAttentionGraph(shape, latent, cache), cacheBytesPerToken: bytesOf(latent, cache) });
+              { what: '', subgraph: runPasses(latentAttentionGraph(shape, latent, cache), passes), cacheBytesPerToken: bytesOf(latent, cache) });
           }
           crossover.push(crossoverCells(shape, share, cache, p, chosen, context.ceiling));
         }

@@ -13,7 +13,8 @@ export interface Work {
 }
 
 const width: Readonly<Record<DType, number>> = { float32: 4, float64: 8, float16: 2, bfloat16: 2, int8: 1, uint8: 1, int16: 2, uint16: 2, int32: 4, uint32: 4, int64: 8, bool: 1 };
-const products = new Set(['MatMul', 'Gemm', 'MatMulInteger']);
+const byteProducts = new Set(['MatMulInteger', 'MatMulIntegerToFloat']);
+const products = new Set(['MatMul', 'FusedMatMul', 'Gemm', ...byteProducts]);
 
 const bytesOf = ({ dtype, shape }: Pick<Fact, 'dtype' | 'shape'>): number => width[dtype] * elements(shape);
 
@@ -36,7 +37,7 @@ export function workOf(subgraph: Subgraph, symbols: Readonly<Record<string, numb
     const inner = left.shape.at(transposed ? -2 : -1);
     const count = 2 * elements(result.shape) * elements(inner === undefined ? [] : [inner]);
     flops += count;
-    if (op === 'MatMulInteger') byteFlops += count;
+    if (byteProducts.has(op)) byteFlops += count;
   }
   const weightBytes = [...closed.constants.values()].reduce((sum, constant) => sum + bytesOf(constant), 0);
   const ports = [...closed.inputs, ...closed.outputs].reduce((sum, port) => sum + bytesOf(port), 0);

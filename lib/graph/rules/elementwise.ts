@@ -67,7 +67,7 @@ export const elementwise: Rules = {
   Min: arithmetic(onNumbers(Math.min)),
   Sum: arithmetic(),
   Mean: arithmetic(),
-  ...forAll(['BitShift', 'BitwiseAnd', 'BitwiseOr'], arithmetic()),
+  ...forAll(['BitShift', 'BitwiseAnd', 'BitwiseOr', 'BitwiseXor'], arithmetic()),
   // The exponent may have a dtype of its own.
   Pow: (op) => [{ dtype: op.input(0).dtype, shape: broadcast(op, [op.input(0).shape, op.input(1).shape]) }],
   ...forAll(['Equal', 'Greater', 'GreaterOrEqual', 'Less', 'LessOrEqual'], compare),
