@@ -56,7 +56,7 @@ async function main(argv: readonly string[]): Promise<void> {
     say(caseText(name, result));
     found[name] = result.rows;
   }
-  const report: Report = { versions: versions(), machine: machineName(), threads, given: invocation.given, ceiling, cases: found };
+  const report: Report = { versions: versions(), machine: machineName(), threads, given: baseline?.given ?? invocation.given, ceiling, cases: found };
   if (save !== null) writeFileSync(save, `${JSON.stringify(report, fiveDigits, 1)}\n`);
   const comparison = baseline === null ? null : compareReports(baseline.cases, report.cases);
   if (comparison !== null) {
