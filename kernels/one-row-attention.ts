@@ -1,6 +1,6 @@
 /**
  * Absorbed latent attention over rows [rope key m | latent c] that lie in one array: one product scores both parts, and
- * queries come out of the same node as the new row. Dimension key as in latent-attention.ts, and: w = m + c.
+ * queries come out of the same node as the new row. Dimension key as in latent-attention.ts.
  */
 import { at } from './at.ts';
 import { softmaxOverSegments, sumOver } from './attention.ts';
@@ -9,7 +9,7 @@ import { maskOf, segmentReaders, type RowStore, type Segmentation } from './segm
 import { ofEachSequence, sideBySide } from './sequences.ts';
 
 /**
- * together: [b, s, h + 1, w], queries of h heads, scaled and rotated, and behind them the new row; the row goes into the
+ * together: [b, s, h + 1, m + c], queries of h heads, scaled and rotated, and behind them the new row; the row goes into the
  * store. -> sums of latents by the weights [b, s, h, c]. Source: DeepSeek-AI 2024 (V2), section 2.1.2, for the layout.
  */
 export function oneRowAttention<V>(g: Emit<V>, together: V, store: RowStore<V>, segmentation: Segmentation<V>, ropeWidth: number): V {
@@ -20,7 +20,7 @@ export function oneRowAttention<V>(g: Emit<V>, together: V, store: RowStore<V>, 
     const segments = at(sequences, q);
     const weights = softmaxOverSegments(g, segments.map((rows) => rows.score(own)), segments.map((_, i) => maskOf(segmentation, q * segments.length + i)));
     return sumOver(g, weights.map((weight, i) => at(segments, i).weigh(weight)));
-  })); // [b, s, 1, h, w]
+  })); // [b, s, 1, h, m + c]
   const heads = at(g.shape(attended), 3);
   return g.reshape(at(g.split(attended, 4, [ropeWidth, width - ropeWidth]), 1), [b, s, heads, width - ropeWidth]);
 }
@@ -43,7 +43,7 @@ export function absorbedOneRowAttention<V>(
   return g.einsum('bsgrc,gvc->bsgrv', attended, up.value);
 }
 
-/** [b, s, h + 1, w] -> queries [b, s, 1, h, w] and rows [b, s, w]. */
+/** [b, s, h + 1, m + c] -> queries [b, s, 1, h, m + c] and rows [b, s, m + c]. */
 function queriesAndRow<V>(g: Emit<V>, together: V): { query: V; row: V } {
   const [b, s, count, width] = [at(g.shape(together), 0), at(g.shape(together), 1), numberOf(at(g.shape(together), 2)), at(g.shape(together), 3)];
   const heads = count - 1;

@@ -1,6 +1,6 @@
 /** The order of reading and writing in a graph that appends rows to memory it also reads. */
 import type { Node, Subgraph } from '../graph/subgraph.ts';
-import { edgesOf, operator, type Edges } from './pass.ts';
+import { edgesOf, isView, type Edges } from './pass.ts';
 
 /** An input, and the output whose memory is the end of the input's. */
 export interface Append {
@@ -8,12 +8,9 @@ export interface Append {
   readonly output: string;
 }
 
-/** Operators that only look at memory another way: the engine makes no copy, or takes them into the product behind them. */
-const VIEWS = ['Reshape', 'Transpose', 'Unsqueeze', 'Squeeze'];
-
 /** Nodes that read the elements of an edge, past views of it. */
 const elementReaders = (edges: Edges, edge: string): Node[] =>
-  edges.readers(edge).flatMap((node) => (VIEWS.includes(operator(node)) && node.inputs[0] === edge ? elementReaders(edges, node.outputs[0]!) : [node]));
+  edges.readers(edge).flatMap((node) => (isView(node) && node.inputs[0] === edge ? elementReaders(edges, node.outputs[0]!) : [node]));
 
 /** All nodes that come after a node because they need what it makes. */
 function descendants(edges: Edges, node: Node): ReadonlySet<Node> {

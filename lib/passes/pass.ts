@@ -90,6 +90,10 @@ export const float = (value: number): Attribute => ({ kind: 'float', value });
 /** The operator's name with its domain: `MatMul`, `com.microsoft:MatMulNBits`. */
 export const operator = (node: Node): string => (node.domain === '' ? node.op : `${node.domain}:${node.op}`);
 
+/** Operators that only look at memory another way: the engine makes no copy, or takes them into the product behind them. */
+const VIEWS = ['Reshape', 'Transpose', 'Unsqueeze', 'Squeeze'];
+export const isView = (node: Node): boolean => VIEWS.includes(operator(node));
+
 /** A node of the com.microsoft operator set. */
 export const contrib = (op: string, inputs: readonly string[], outputs: readonly string[], attributes: Readonly<Record<string, Attribute>> = {}): Node =>
   ({ op, domain: 'com.microsoft', inputs, outputs, attributes });

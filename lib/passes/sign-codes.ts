@@ -3,7 +3,7 @@ import { int } from '../graph/record.ts';
 import type { Constant, HostTensor, Node, Subgraph } from '../graph/subgraph.ts';
 import { COLUMN_ZERO } from './column-codes.ts';
 import { readConstant } from './constant-weight.ts';
-import { edgesOf, freshNames, operator, replaceNodes, standard, type Edges } from './pass.ts';
+import { edgesOf, freshNames, isView, operator, replaceNodes, standard, type Edges } from './pass.ts';
 
 /** Where an integer product has its right-hand codes and their zero point. */
 const RIGHT: Readonly<Record<string, { readonly codes: number; readonly zero: number }>> = {
@@ -11,8 +11,6 @@ const RIGHT: Readonly<Record<string, { readonly codes: number; readonly zero: nu
   'com.microsoft:MatMulIntegerToFloat': { codes: 1, zero: 5 },
   'com.microsoft:DynamicQuantizeMatMul': { codes: 1, zero: 3 },
 };
-/** Operators that only look at memory another way. */
-const VIEWS = ['Reshape', 'Transpose', 'Unsqueeze', 'Squeeze'];
 const INT8 = 3;
 
 /**
@@ -50,7 +48,7 @@ export function signCodes(subgraph: Subgraph): Subgraph {
 /** The edge behind views of it. */
 function sourceOf(edges: Edges, edge: string): string {
   const node = edges.producer(edge);
-  return node !== undefined && VIEWS.includes(operator(node)) ? sourceOf(edges, node.inputs[0]!) : edge;
+  return node !== undefined && isView(node) ? sourceOf(edges, node.inputs[0]!) : edge;
 }
 
 /** Whether a zero point is known to be 128. */
