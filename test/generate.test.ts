@@ -336,6 +336,8 @@ t.test('a prompt is saved with its rows and goes on from them', async (t) => {
     t.ok(worst(behind, here) < 1e-4, 'steps agree');
     from.cache.truncate(0);
   }
+  await short.session.prefill(short.cache, text);
+  await t.rejects(savePrompt(path, short.cache, text, long.session), { message: /savePrompt: the cache must be laid out as this session's, with past\.0\.rope, got past\.0\.row/ });
   for (const [model, cache] of [[source, 'f16'], [joint, 'int8']] as const) {
     const session = open(model, { cache });
     const whole = session.createCache();

@@ -27,7 +27,7 @@ export function sourceCachedRows({ layers, kvHeads, headDim }: ModelConfig): Cac
 type CachedLayer = Pick<MlaLayerConfig, 'rank' | 'frequencies' | 'nopeWidth' | 'headNorm' | 'latentGroups'>;
 
 /** Longest context for which rows in one array are faster: they save operators, but sums by weights read rope keys too (docs/log.md). */
-export const ONE_ROW_TOKENS = 2048;
+const ONE_ROW_TOKENS = 2048;
 
 /**
  * Whether rope key and latent lie side by side in one array, so that one product scores both: for short contexts, where

@@ -38,14 +38,16 @@ async function rowsFingerprint(model: Model): Promise<string> {
 
 /**
  * Writes the rows of the first `ids.length` tokens of a cache, which must be those of `ids`, and the ids. The file appears
- * when it is whole. Errors: no ids, more than the cache holds, what writeFileAtomic reports.
+ * when it is whole. Errors: no ids, more than the cache holds, a cache of a session that lays it out otherwise, what writeFileAtomic reports.
  */
 export async function savePrompt(path: string, cache: Cache, ids: readonly number[], session: Session, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<void> {
   if (ids.length === 0 || ids.length > cache.length) throw new RangeError(`savePrompt: ids must be 1..${cache.length}, as many as the cache holds, got ${ids.length}`);
   const list: HostTensor = { dtype: 'int64', shape: [ids.length], data: BigInt64Array.from(ids, BigInt) };
   const feeds = cache.feeds();
   const rows = cacheLayoutOf(session.model, session.cacheFormat, session.contextLength).flatMap((part): [string, HostTensor][] => {
-    const own = tokenRows(feeds[pastPort(part)]!, 0, ids.length);
+    const cached = feeds[pastPort(part)];
+    if (cached === undefined) throw new TypeError(`savePrompt: the cache must be laid out as this session's, with ${pastPort(part)}, got ${Object.keys(feeds).join(', ')}`);
+    const own = tokenRows(cached, 0, ids.length);
     if (part.name !== 'row') return [[pastPort(part), own]];
     const names = partNames(part), rope = 2 * (session.model.mla?.layers[part.layer]?.frequencies.length ?? 0);
     return cutColumns(own, [rope, (own.shape[2] ?? 0) - rope]).map((values, i) => [names[i]!, values]);
