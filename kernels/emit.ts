@@ -103,4 +103,6 @@ export interface StorageEmit<V> extends Emit<V> {
   decode(bytes: V, bits: CodeBits): V;
   /** `einsum` of `a` with decode(bytes); a reading may round every row of `a` to 8 bits for it. */
   einsumCodes(equation: string, a: V, bytes: V, bits: CodeBits): V;
+  /** The same of weights, none of which is negative: a reading may round every row of them to 0..255. */
+  weighCodes(equation: string, weights: V, bytes: V, bits: CodeBits): V;
 }

@@ -45,10 +45,10 @@ export function absorbedOneRowAttention<V>(
 
 /** [b, s, h + 1, m + c] -> queries [b, s, 1, h, m + c] and rows [b, s, m + c]. */
 function queriesAndRow<V>(g: Emit<V>, together: V): { query: V; row: V } {
-  const [b, s, count, width] = [at(g.shape(together), 0), at(g.shape(together), 1), numberOf(at(g.shape(together), 2)), at(g.shape(together), 3)];
+  const [b, s, count, width] = [at(g.shape(together), 0), at(g.shape(together), 1), numberOf(at(g.shape(together), 2)), numberOf(at(g.shape(together), 3))];
   const heads = count - 1;
-  // Of one token the new row leaves its node as the cache takes it, with nothing between.
-  const parts = s === 1 ? g.split(g.reshape(together, [b, count, width]), 1, [heads, 1]) : g.split(together, 2, [heads, 1]);
+  // Of one token both lie flat in a row: the new row leaves its node as the cache takes it, and queries are looked at once.
+  const parts = s === 1 ? g.split(g.reshape(together, [b, s, count * width]), 2, [heads * width, width]) : g.split(together, 2, [heads, 1]);
   return { query: g.reshape(at(parts, 0), [b, s, 1, heads, width]), row: s === 1 ? at(parts, 1) : g.reshape(at(parts, 1), [b, s, width]) };
 }
 

@@ -132,12 +132,12 @@ export function storedRows<V>(g: StorageEmit<V>, rows: StoredRows<V>): RowReader
   const perKey = (axes: number): V => g.reshape(step, [at(g.shape(step), 0), ...Array<number>(axes - 2).fill(1), at(g.shape(step), 1)]);
   return {
     score: (query) => g.mul(g.einsumCodes(SCORE, query, bytes, bits), perKey(5)),
-    weigh: (weights) => g.einsumCodes(WEIGH, g.mul(weights, perKey(5)), bytes, bits),
+    weigh: (weights) => g.weighCodes(WEIGH, g.mul(weights, perKey(5)), bytes, bits),
     widen: () => widenRows(g, rows),
     // Two 4-bit codes of one byte lie half a row apart, in different pieces: those rows are widened first.
     cut: (groups) => (bits === 4 ? plainRows(g, widenRows(g, rows)).cut(groups) : {
       score: (query) => g.mul(g.einsumCodes(SCORE_PIECES, query, cutRows(g, bytes, groups), bits), perKey(6)),
-      weigh: (weights) => g.einsumCodes(WEIGH_PIECES, g.mul(weights, perKey(6)), cutRows(g, bytes, groups), bits),
+      weigh: (weights) => g.weighCodes(WEIGH_PIECES, g.mul(weights, perKey(6)), cutRows(g, bytes, groups), bits),
     }),
   };
 }

@@ -227,6 +227,7 @@ export const eager: StorageEmit<EagerTensor> = {
     return perRow(bytes, 2 * n, (row, out) => { row.forEach((byte, i) => { out[i] = (byte % 16) - 7.5; out[i + n] = Math.floor(byte / 16) - 7.5; }); });
   },
   einsumCodes: (equation, a, bytes, bits) => eager.einsum(equation, a, eager.decode(bytes, bits)),
+  weighCodes: (equation, weights, bytes, bits) => eager.einsumCodes(equation, weights, bytes, bits),
   causalMask(queryPositions, keyPositions, window) {
     const shape = [queryPositions.data.length, keyPositions.data.length];
     const data = new Float64Array(product(shape));

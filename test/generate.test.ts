@@ -325,7 +325,7 @@ t.test('a prompt is saved with its rows and goes on from them', async (t) => {
   const [joint, split] = factors;
   if (joint === undefined || split === undefined) throw new Error('two conversions');
   const withCache = (session: Session): OpenCache => ({ session, cache: session.createCache() });
-  const short = withCache(open(joint)), long = withCache(open(joint, { contextLength: 2049 }));
+  const short = withCache(open(joint)), long = withCache(open(joint, { contextLength: 2 ** 15 + 1 }));
   t.same([short, long].map((one) => Object.keys(one.cache.feeds()).some((name) => name.endsWith('.row'))), [true, false], 'rows in one array for short contexts only');
   for (const [from, to] of [[short, long], [long, short]] as const) {
     const expected = await from.session.prefill(from.cache, text);
@@ -357,8 +357,8 @@ t.test('a prompt is saved with its rows and goes on from them', async (t) => {
   await refused(open(joint, { cache: 'int8', contextLength: 12 }), /ids of .* must be 1\.\.12, the context, got 13/);
   await writeFile(path, bytes.subarray(0, bytes.length - 7));
   await refused(session, /prompt\.safetensors lies at .* but the file has/);
-  await writeFile(path, Buffer.from(bytes.toString('latin1').replace('"version":"2"', '"version":"7"'), 'latin1'));
-  await refused(session, /version of .* must be 2, got 7/);
+  await writeFile(path, Buffer.from(bytes.toString('latin1').replace('"version":"3"', '"version":"7"'), 'latin1'));
+  await refused(session, /version of .* must be 3, got 7/);
   await writeFile(path, await readFile(join(zooPath('llama-gqa-tied'), 'model.safetensors')));
   await refused(session, /kind of .* must be attention-surgery prompt, got none/);
   const before = await readdir(directory);

@@ -227,7 +227,11 @@ const stored = <V>(g: StorageEmit<V>, x: Readonly<Record<string, V>>, format: Ro
 };
 
 for (const tokens of [1, 3]) {
-  const feeds = { q: normal([1, tokens, 3, 2, 14], random), rows: normal([1, 11, 14], random), w: normal([1, 3, 2, tokens, 11], random), qHalf: normal([1, tokens, 6, 2, 7], random), wHalf: normal([1, 6, 2, tokens, 11], random) };
+  const weights = (shape: readonly number[]): HostTensor<'float32'> => {
+    const drawn = normal(shape, random);
+    return { ...drawn, data: drawn.data.map(Math.abs) };
+  };
+  const feeds = { q: normal([1, tokens, 3, 2, 14], random), rows: normal([1, 11, 14], random), w: weights([1, 3, 2, tokens, 11]), qHalf: normal([1, tokens, 6, 2, 7], random), wHalf: weights([1, 6, 2, tokens, 11]) };
   // Half a step of the largest magnitude, for the rows and, in whole-number products, for the other side too.
   for (const [format, exact, rounded] of [['float32', 1e-6, 1e-6], ['float16', 1e-3, 1e-6], ['int8', 1 / 250, 0.02], ['int4', 1 / 13, 0.02]] as const) {
     t.test(`${format} rows, ${tokens} queries`, async (t) => {

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
-import { linearHeads, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu } from '../kernels/index.ts';
+import { linearHeads, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu, type RowReader } from '../kernels/index.ts';
 import { allConstants } from '../lib/graph/constants.ts';
 import { inferShapes } from '../lib/graph/infer.ts';
 import { record, type Recorder, type Value } from '../lib/graph/record.ts';
@@ -32,6 +32,7 @@ import { signedProductsAreExact } from '../lib/session/signed-products.ts';
 import { fittingBlockSize, quantiseWeights } from '../lib/passes/quantise-weights.ts';
 import { rotateResidual } from '../lib/passes/rotate-residual.ts';
 import { mixingRotation, rotateColumns, rotateRows } from '../lib/passes/rotation.ts';
+import { scoreByRows } from '../lib/passes/score-by-rows.ts';
 import { fuseSkipNorms } from '../lib/passes/skip-norm.ts';
 import { weightFormats, weightPasses } from '../lib/passes/weight-formats.ts';
 import { multiplyPlain, type GemmOptions } from '../lib/linalg/gemm.ts';
@@ -437,6 +438,28 @@ t.test('roundings of neighbouring pieces become one, and whole-number products s
   t.equal(appendsAreOrdered(runPasses(g, [fuseTransposedWeights, mergeProjections]), appends), false);
   t.equal(appendsAreOrdered(merged, appends), true, 'queries and row are rounded by one node');
   t.equal(count(runPasses(roundings(true), passes), 'QuantizeLinear'), 2, 'rows that were changed first stay apart');
+});
+
+/** Scores of three heads against cached rows in one array or two, half-width or not, and against rows that the graph makes. */
+const scored = (dtype: 'float32' | 'float16'): Subgraph => record('scored', {
+  query: { dtype: 'float32', shape: [1, 1, 1, 3, 8] }, other: { dtype: 'float32', shape: [1, 1, 1, 3, 5] }, past: { dtype, shape: [1, 'p', 8] }, more: { dtype: 'float32', shape: ['p', 5] },
+}, (g, { query, other, past, more }) => {
+  const rows = storedRows(g, { format: dtype, values: past }), score = (reader: RowReader<Value>, own: Value): Value => reader.score(own);
+  const one = score(rows, g.scale(query, 0.5)), made = score(plainRows(g, g.scale(rows.widen(), 3)), query);
+  return { one, made, both: g.add(score(rows, query), score(plainRows(g, g.reshape(more, [1, 'p', 5])), other)), weighed: rows.weigh(g.softmax(one)) };
+});
+
+t.test('rows of a cache stand on the left of scores', async (t) => {
+  for (const dtype of ['float32', 'float16'] as const) {
+    const g = scored(dtype), byRows = scoreByRows(g);
+    inferShapes(byRows);
+    t.equal(count(byRows, 'FusedMatMul'), 3, 'one and both, not what the graph makes');
+    t.equal(count(byRows, 'MatMul'), count(g, 'MatMul') - 3, 'sums by weights stay');
+    t.equal(count(byRows, 'Transpose'), 3, 'rows that are made, one, and of a sum only the sum');
+    const past = draw(111, [1, 11, 8]), feeds = { query: draw(112, [1, 1, 1, 3, 8]), other: draw(113, [1, 1, 1, 3, 5]), past: dtype === 'float32' ? past : toDType(past, dtype), more: draw(114, [11, 5]) };
+    const [want, got] = [await runSubgraph(g, feeds, { threads: 1 }), await runSubgraph(byRows, feeds, { threads: 1 })];
+    for (const { name } of g.outputs) t.ok(distance(floats(got[name]), floats(want[name])) < 1e-6, `${dtype} ${name}`);
+  }
 });
 
 t.test('rows appended in place: what is read before it is written is found', async (t) => {

@@ -12,6 +12,7 @@ import { loadDecoderWeights } from '../lib/models/decoder-weights.ts';
 import { levelRopeKeys } from '../lib/models/level-rope-keys.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
 import { rotateLatents } from '../lib/models/rotate-latent.ts';
+import { constantValues } from '../lib/passes/constant-weight.ts';
 import { decodePasses as fast } from '../lib/passes/decode-passes.ts';
 import { createCache } from '../lib/session/cache.ts';
 import { openSession, type Session, type SessionOptions } from '../lib/session/session.ts';
@@ -131,10 +132,17 @@ t.test('rope keys of even size: the same scores', async (t) => {
         await convert(await openModel(zooPath(name)), out, { plan, factor: 'joint', budget: { pairs: 2, rank: 9 } });
         const model = await openModel(out), constants = await loadDecoderWeights(model), levelled = levelRopeKeys(model, constants);
         t.ok(worst(await logitsWith(model, constants, ids), await logitsWith(model, levelled, ids)) < goldenTolerance, `${name} ${plan}`);
-        const key = levelled.get('model.layers.1.self_attn.k_rope_proj.weight');
-        const rows = key !== undefined && 'data' in key && key.dtype === 'float32' ? key.data : new Float32Array(0), components = model.mla?.layers[1]?.frequencies.length ?? NaN;
-        const sizes = Array.from({ length: components }, (_, i) => rows.reduce((sum, value, at) => sum + (Math.floor(at / model.config.hidden) % components === i ? value ** 2 : 0), 0));
-        t.ok(sizes.every((size) => Math.abs(size - 1) < 1e-5), 'every component has the norm 1');
+        const read = (name: string): Float32Array => {
+          const constant = levelled.get(name);
+          return constant === undefined ? new Float32Array(0) : constantValues(constant).data;
+        };
+        const gains = read('model.layers.1.input_layernorm.weight'), width = model.config.hidden, components = model.mla?.layers[1]?.frequencies.length ?? NaN;
+        const powers = (tensor: string): number[] => {
+          const weight = read(`model.layers.1.self_attn.${tensor}.weight`), bias = tensor === 'k_rope_proj' ? read(`model.layers.1.self_attn.${tensor}.bias`) : [];
+          return Array.from({ length: weight.length / width }, (_, row) => gains.reduce((sum, gain, j) => sum + (gain * weight[row * width + j]!) ** 2, (bias[row] ?? 0) ** 2));
+        };
+        const latents = powers('kv_down_proj'), keys = powers('k_rope_proj'), size = latents.reduce((a, b) => a + b, 0) / latents.length;
+        for (let c = 0; c < components; c++) t.ok(Math.abs((keys[c]! + keys[c + components]!) / size - 1) < 1e-4, `component ${c} measures what a latent does`);
         await withSession(model, { cache: 'int8' }, async (session) => {
           const gap = difference(await logitsWith(model, constants, ids), await oneByOne(session, ids));
           t.ok(gap < 0.05, `an int8 cache, token by token: ${gap}`);

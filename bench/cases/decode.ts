@@ -1,5 +1,5 @@
 /** Decoding: attention of one token over a cache, and the layer around it, by context, share and type of the cache. */
-import { decodeCost, fuseIntegerProducts, runPasses, signCodes, signedProductsAreExact, type CacheFormat } from '../../lib/index.ts';
+import { decodeCost, decodePassesFor, runPasses, signCodes, signedProductsAreExact, type CacheFormat } from '../../lib/index.ts';
 import { defineCase } from '../support/case.ts';
 import { crossoverCells, crossoverHead } from '../support/crossover.ts';
 import { graphRows, type Candidate } from '../support/graph-rows.ts';
@@ -15,11 +15,11 @@ export const decode = defineCase({
   smoke: { contexts: [33], caches: ['f32', 'f16', 'int8', 'int4'] },
   async run({ preset, contexts, shares, caches, groups }, context) {
     const shape = presets[preset];
-    // As a session lowers whole-number products.
-    const passes = [fuseIntegerProducts, ...(await signedProductsAreExact() ? [signCodes] : [])];
+    const signed = await signedProductsAreExact() ? [signCodes] : [];
     const rows: Row[] = [];
     const crossover: string[][] = [];
     for (const p of contexts) {
+      const passes = [...decodePassesFor(p), ...signed]; // as a session for that context has them
       const bytesOf = (latent: Parameters<typeof decodeCost>[1], cache: CacheFormat): number => decodeCost(shape, latent, p, cache).cacheBytesPerToken;
       const candidates = new Map<string, Candidate>([[`source, f32 cache, ${p} tokens`, { what: '', subgraph: sourceAttentionGraph(shape, 'f32'), cacheBytesPerToken: bytesOf(null, 'f32') }]]);
       for (const share of shares) {

@@ -123,7 +123,7 @@ export function recorder(name: string): Recorder {
     addPicked: (a, indices, updates) => one('ScatterElements', [a, column(indices), updates], a.shape, { axis: int(-1), reduction: text('add') }),
     maxAbs: (a) => reduceLast('ReduceMax', unary('Abs', a)),
     cast: (a, dtype) => (a.dtype === dtype ? a : one('Cast', [a], a.shape, { to: int(dtype === 'float16' ? 10 : 1) }, dtype)),
-    encode: codes.encode, decode: codes.decode, einsumCodes: codes.einsumCodes,
+    encode: codes.encode, decode: codes.decode, einsumCodes: codes.einsumCodes, weighCodes: codes.weighCodes,
     causalMask(queryPositions, keyPositions, window) {
       const query = column(queryPositions); // [s, 1]
       const key = reshape(keyPositions, [1, ...keyPositions.shape]); // [1, t]

@@ -24,18 +24,28 @@ export function sourceCachedRows({ layers, kvHeads, headDim }: ModelConfig): Cac
 }
 
 /** What the layout of a converted layer's cache depends on. */
-type CachedLayer = Pick<MlaLayerConfig, 'rank' | 'frequencies' | 'nopeWidth' | 'headNorm' | 'latentGroups'>;
-
-/** Longest context for which rows in one array are faster: they save operators, but sums by weights read rope keys too (docs/log.md). */
-const ONE_ROW_TOKENS = 2048;
+type CachedLayer = Pick<MlaLayerConfig, 'rank' | 'frequencies' | 'nopeWidth' | 'headNorm' | 'latentGroups' | 'latentNormEps'>;
 
 /**
- * Whether rope key and latent lie side by side in one array, so that one product scores both: for short contexts, where
- * there are both parts, every head reads the whole latent, and no norm scales its scores apart. Otherwise they are two
- * arrays; so are rows of codes, whose parts differ in size and need steps of their own.
+ * Rows in one array save operators, but sums by weights read rope keys too: so many elements of those, context times width,
+ * cost as much as is saved (docs/log.md).
  */
-export const isOneRow = ({ frequencies, nopeWidth, headNorm, latentGroups = 1 }: CachedLayer, format: CacheFormat, contextTokens: number): boolean =>
-  contextTokens <= ONE_ROW_TOKENS && frequencies.length > 0 && nopeWidth > 0 && headNorm === undefined && latentGroups === 1 && !hasSteps(format);
+const ONE_ROW_ELEMENTS = 2 ** 17;
+
+/**
+ * Whether rope key and latent lie side by side in one array, so that one product scores both: where there are both parts,
+ * every head reads the whole latent, and no norm scales its scores apart. Floats for short contexts only; int8 codes at every
+ * length, where both parts can be made of one size (level-rope-keys.ts) and share a step, which saves runs over scores as long
+ * as the cache; int4 never, since its rope keys have 8 bits.
+ */
+export function isOneRow({ frequencies, nopeWidth, headNorm, latentGroups = 1, latentNormEps }: CachedLayer, format: CacheFormat, contextTokens: number): boolean {
+  if (frequencies.length === 0 || nopeWidth === 0 || headNorm !== undefined || latentGroups !== 1) return false;
+  switch (format) {
+    case 'int4': return false;
+    case 'int8': return latentNormEps === undefined;
+    default: return contextTokens * 2 * frequencies.length <= ONE_ROW_ELEMENTS;
+  }
+}
 
 /** What a converted model caches: [rope key 2n | latent R] in one array or two (default), and one scale per KV head where heads have norms. */
 export function latentCachedRows({ layers }: { readonly layers: readonly CachedLayer[] }, format: CacheFormat, contextTokens = Infinity): CachedRows[] {
@@ -65,8 +75,8 @@ export type CacheFormat = keyof typeof cacheFormats;
 export const isCacheFormat = (name: string): name is CacheFormat => Object.hasOwn(cacheFormats, name);
 
 /**
- * Whether rows are rounded to codes with one step for all their elements, which should then be of even size: rope keys are
- * levelled (level-rope-keys.ts) and latents rotated (rotate-latent.ts) before they are stored.
+ * Whether rows are rounded to codes with one step for all their elements, which should then be of even size: latents are
+ * rotated (rotate-latent.ts) and rope keys levelled to them (level-rope-keys.ts) before they are stored.
  */
 export const hasSteps = (format: CacheFormat): boolean => format === 'int8' || format === 'int4';
 

@@ -4,22 +4,31 @@ import { mlaTensorName } from './mla-config.ts';
 import type { Model } from './model.ts';
 
 /**
- * The same model with rope keys of even size: the two elements of every rotating component are divided by the norm of
- * their weights, queries multiplied by it. No score changes, but a row with one step for all its elements is no longer
- * as coarse as its largest component asks for; in the frequency bank that is ten times as large as the others.
- * Layers with a norm per head are left alone: there the size of a key is the norm's.
+ * The same model with rope keys of even size: the two elements of every rotating component are divided by what the component
+ * measures, and multiplied by what a latent's element does; queries the other way round. No score changes, but a row with one
+ * step for all its elements is no longer as coarse as its largest component asks for, which in the frequency bank is ten times
+ * as large as the others, and rope key and latent can share that step.
+ * Sizes are estimated from weights, inputs being normed: sum over j of (w_j gamma_j)^2, and the bias squared. Layers with a norm
+ * per head are left alone: there the size of a key is the norm's.
  */
 export function levelRopeKeys(model: Model, constants: ReadonlyMap<string, Constant>): ReadonlyMap<string, Constant> {
   const levelled = new Map(constants);
   for (const [layer, { frequencies, headNorm }] of (model.mla?.layers ?? []).entries()) {
-    const key = constants.get(`${mlaTensorName(layer, 'keyRope')}.weight`);
-    if (key === undefined || headNorm !== undefined) continue;
+    const read = (name: string): HostTensor<'float32'> | null => {
+      const constant = constants.get(name);
+      return constant === undefined ? null : constantValues(constant);
+    };
+    const [key, down] = (['keyRope', 'down'] as const).map((tensor) => read(`${mlaTensorName(layer, tensor)}.weight`));
+    if (key == null || down == null || headNorm !== undefined) continue;
     const components = frequencies.length, { kvHeads, heads } = model.config;
-    const sizes = pairNorms(constantValues(key), components);
+    const gains = read(`${model.family.layer(layer).attentionNorm}.weight`)?.data ?? null;
+    const latent = Math.sqrt(mean(rowPowers(down, gains, null)));
+    const powers = rowPowers(key, gains, read(`${mlaTensorName(layer, 'keyRope')}.bias`));
+    const sizes = Float64Array.from({ length: components }, (_, c) => Math.sqrt(powers[c]! + powers[c + components]!) / (latent || 1) || 1);
     const scaleRows = (tensor: 'keyRope' | 'queryRope', factorOf: (row: number, rows: number) => number): void => {
       for (const name of ['weight', 'bias'].map((ending) => `${mlaTensorName(layer, tensor)}.${ending}`)) {
-        const constant = constants.get(name);
-        if (constant !== undefined) levelled.set(name, rowsTimes(constantValues(constant), factorOf));
+        const values = read(name);
+        if (values !== null) levelled.set(name, rowsTimes(values, factorOf));
       }
     };
     scaleRows('keyRope', (row) => 1 / sizes[row % components]!);
@@ -32,12 +41,14 @@ export function levelRopeKeys(model: Model, constants: ReadonlyMap<string, Const
   return levelled;
 }
 
-/** Norm of the two rows of each component of [2n, d], 1 where both are zero. */
-function pairNorms({ data }: HostTensor<'float32'>, components: number): Float64Array {
-  const squares = new Float64Array(components), width = data.length / (2 * components);
-  data.forEach((value, at) => { squares[Math.floor(at / width) % components]! += value * value; });
-  return squares.map((square) => (square === 0 ? 1 : Math.sqrt(square)));
+/** Of every row of a matrix: the sum of (w_j gain_j)^2, and its bias squared. */
+function rowPowers({ data, shape }: HostTensor<'float32'>, gains: Float32Array | null, bias: HostTensor<'float32'> | null): Float64Array {
+  const rows = shape[0] ?? 1, width = data.length / rows, powers = Float64Array.from({ length: rows }, (_, row) => (bias === null ? 0 : bias.data[row]! ** 2));
+  data.forEach((value, at) => { powers[Math.floor(at / width)]! += (value * (gains === null ? 1 : gains[at % width]!)) ** 2; });
+  return powers;
 }
+
+const mean = (values: Float64Array): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** Every row of a matrix or element of a vector times its factor. */
 function rowsTimes({ data, shape }: HostTensor<'float32'>, factorOf: (row: number, rows: number) => number): HostTensor<'float32'> {

@@ -5,7 +5,14 @@ import { mergeProjections } from './merge-projections.ts';
 import { mergeRotations } from './merge-rotations.ts';
 import { mergeRoundings } from './merge-roundings.ts';
 import type { Pass } from './pass.ts';
+import { scoreByRows } from './score-by-rows.ts';
 import { fuseSkipNorms } from './skip-norm.ts';
 
 /** Run behind all other passes on the graph of a decoding step, unless a session is given others. */
 export const decodePasses: readonly Pass[] = [fuseSkipNorms, fuseTransposedWeights, mergeProjections, mergeRotations, mergeRoundings, fuseIntegerProducts];
+
+/** Longest context for which scores with the queries on the left are faster: a product with rows on the left saves work by rows and costs an operator. */
+const QUERIES_LEFT_TOKENS = 768;
+
+/** `decodePasses`, and for a long context `scoreByRows`. */
+export const decodePassesFor = (contextTokens: number): readonly Pass[] => (contextTokens <= QUERIES_LEFT_TOKENS ? decodePasses : [...decodePasses, scoreByRows]);

@@ -50,7 +50,7 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
   const runtimeOptions: RuntimeOptions = options.threads === undefined ? {} : { threads: options.threads };
   const weights = async (): Promise<ReadonlyMap<string, Constant>> => {
     const loaded = await loadDecoderWeights(model);
-    return hasSteps(cache) ? withGemm((gemm) => rotateLatents(model, levelRopeKeys(model, loaded), { gemm })) : loaded;
+    return hasSteps(cache) ? levelRopeKeys(model, await withGemm((gemm) => rotateLatents(model, loaded, { gemm }))) : loaded;
   };
   const decodeWeights = async (form: DecoderForm): Promise<ReadonlyMap<string, Constant>> => {
     const loaded = await weights();

@@ -23,11 +23,13 @@ export interface SavedPrompt {
   readonly cache: Cache;
 }
 
-/** A file has rope keys and latents apart, however a session lays them out: prompts pass between contexts of any length. */
+/** A file has rope keys and latents apart, however a session lays them out: prompts pass between contexts of any length. Codes stay as they are. */
 const partNames = ({ layer }: Pick<CachePart, 'layer'>): string[] => [pastPort({ layer, name: 'rope' }), pastPort({ layer, name: 'latent' })];
 
 const KIND = 'attention-surgery prompt';
-const VERSION = '2';
+const VERSION = '3';
+
+const isCut = (part: CachePart): boolean => part.name === 'row' && part.dtype !== 'uint8';
 
 /** Of the model's weights, with the last layer's row projection: conversions of one model may differ in nothing else that a fingerprint sees. */
 async function rowsFingerprint(model: Model): Promise<string> {
@@ -48,7 +50,7 @@ export async function savePrompt(path: string, cache: Cache, ids: readonly numbe
     const cached = feeds[pastPort(part)];
     if (cached === undefined) throw new TypeError(`savePrompt: the cache must be laid out as this session's, with ${pastPort(part)}, got ${Object.keys(feeds).join(', ')}`);
     const own = tokenRows(cached, 0, ids.length);
-    if (part.name !== 'row') return [[pastPort(part), own]];
+    if (!isCut(part)) return [[pastPort(part), own]];
     const names = partNames(part), rope = 2 * (session.model.mla?.layers[part.layer]?.frequencies.length ?? 0);
     return cutColumns(own, [rope, (own.shape[2] ?? 0) - rope]).map((values, i) => [names[i]!, values]);
   });
@@ -72,7 +74,7 @@ export async function loadPrompt(path: string, session: Session, capacityTokens:
   const cache = session.createCache(Math.max(capacityTokens, ids.length));
   const rows: Record<string, HostTensor> = {};
   for (const part of cacheLayoutOf(session.model, session.cacheFormat, session.contextLength)) {
-    const read = await Promise.all((part.name === 'row' ? partNames(part) : [pastPort(part)]).map((name) => readTensor(file, name)));
+    const read = await Promise.all((isCut(part) ? partNames(part) : [pastPort(part)]).map((name) => readTensor(file, name)));
     rows[presentPort(part)] = read.length === 1 ? read[0]! : joinColumns(read);
   }
   cache.append(rows, ids.length);

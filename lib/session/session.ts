@@ -6,7 +6,7 @@ import type { Absorption } from '../models/absorption.ts';
 import { cacheLayoutOf, formsOf, type DecoderForm, type DecoderOutput } from '../models/decoder.ts';
 import type { CacheFormat } from '../models/cache-layout.ts';
 import type { Model } from '../models/model.ts';
-import { decodePasses } from '../passes/decode-passes.ts';
+import { decodePassesFor } from '../passes/decode-passes.ts';
 import type { Pass } from '../passes/pass.ts';
 import { batchStep } from './batch-step.ts';
 import { createCache, type Cache } from './cache.ts';
@@ -32,7 +32,7 @@ export interface SessionOptions {
    * Subgraph -> Subgraph that keeps the ports. Default none.
    */
   readonly passes?: readonly Pass[];
-  /** Rewrites the graph of a step once more, for speed and without a change of its numbers. Default `decodePasses`. */
+  /** Rewrites the graph of a step once more, for speed and without a change of its numbers. Default `decodePassesFor` the context. */
   readonly decodePasses?: readonly Pass[];
   /**
    * Up-projections of a converted model while decoding: 'separate' products, 'merged' into queries and output, or by the
@@ -97,7 +97,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   const layout = cacheLayoutOf(model, cacheFormat, contextLength);
   const graphs = decoderGraphs(model, {
     threads: options.threads, cache: cacheFormat, positions: contextLength, passes: options.passes ?? [],
-    decodePasses: options.decodePasses ?? decodePasses, absorption: options.absorption ?? 'auto', appendInPlace: options.appendInPlace ?? true,
+    decodePasses: options.decodePasses ?? decodePassesFor(contextLength), absorption: options.absorption ?? 'auto', appendInPlace: options.appendInPlace ?? true,
   });
   const shelf = graphShelf();
   const prefillGraph = (output: DecoderOutput): Promise<Runtime> => shelf.take(`prefill ${output}`, () => leavingNothing(graphs.prefill(forms.prefill, output)));
