@@ -28,7 +28,7 @@ export const decode = defineCase({
           for (const asked of groups) {
             const latent = latentOf(shape, share, asked === 'auto' ? chosen : groupsOf(shape, share, asked, p, cache, context.ceiling));
             candidates.set(`${shareText(share)}, ${cache} cache, ${groupsText(latent)}, ${p} tokens`,
-              { what: '', subgraph: runPasses(latentAttentionGraph(shape, latent, cache), passes), cacheBytesPerToken: bytesOf(latent, cache) });
+              { what: '', subgraph: runPasses(latentAttentionGraph(shape, latent, cache, p), passes), cacheBytesPerToken: bytesOf(latent, cache) });
           }
           crossover.push(crossoverCells(shape, share, cache, p, chosen, context.ceiling));
         }

@@ -6,13 +6,14 @@ import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
+import { compiled } from './compiled.mjs';
 
 const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 const string = { type: 'string' };
 const { values } = parseArgs({
   options: {
     model: string, 'model-small': string, peers: string, python: { ...string, default: 'python3' }, only: string,
-    contexts: { ...string, default: '128,1024,4096,8000' }, threads: { ...string, default: String(Math.min(cpus().length, 8)) }, steps: { ...string, default: '16' },
+    contexts: { ...string, default: '128,1024,4096,8000' }, threads: { ...string, default: String(Math.min(cpus().length, 8)) }, steps: { ...string, default: '64' },
   },
 });
 const { peers, python, contexts, threads, steps } = values;
@@ -20,9 +21,9 @@ if (peers === undefined) throw new Error('peers: --peers DIR must be given, the 
 
 const common = (model) => ['--model', model, '--tokens', join(peers, 'tokens.json'), '--contexts', contexts, '--threads', threads, '--steps', steps];
 // With the collector in reach, as our command line starts itself.
-const node = [process.execPath, '--expose-gc', '--import', new URL('../../node_modules/tsx/dist/loader.mjs', import.meta.url).href];
+const node = [process.execPath, '--expose-gc', compiled('ours')];
 const ours = (name, model, weights, cache) =>
-  ({ name: `ours, ${name}, ${weights} weights, ${cache} cache`, needs: [model], run: [...node, here('ours.ts'), ...common(model), '--weights', weights, '--cache', cache] });
+  ({ name: `ours, ${name}, ${weights} weights, ${cache} cache`, needs: [model], run: [...node, ...common(model), '--weights', weights, '--cache', cache] });
 const llama = (type) => ({ name: `llama.cpp ${type}, flash attention`, needs: [join(peers, 'llama_decode'), join(peers, `${type}.gguf`)], run: [join(peers, 'llama_decode'), join(peers, `${type}.gguf`), join(peers, 'tokens.json'), contexts, threads, steps] });
 const nodeLlama = (type) => ({ name: `node-llama-cpp ${type}, flash attention`, needs: [here('node_modules/node-llama-cpp'), join(peers, `${type}.gguf`)], run: [process.execPath, here('node_llama.mjs'), ...common(join(peers, `${type}.gguf`))] });
 const genai = (precision) => ({ name: `onnxruntime-genai ${precision}`, needs: [join(peers, `genai-${precision}`)], run: [python, here('genai.py'), ...common(join(peers, `genai-${precision}`))] });

@@ -4,6 +4,7 @@ import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
+import { compiled } from './compiled.mjs';
 
 const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 const string = { type: 'string' };
@@ -15,7 +16,7 @@ if (peers === undefined) throw new Error('train: --peers DIR must be given, the 
 
 const common = ['--model', join(peers, 'hf'), '--tokens', join(peers, 'tokens.json'), '--length', length, '--threads', threads, '--steps', steps];
 const systems = [
-  { name: 'ours', run: [process.execPath, here('../../node_modules/tsx/dist/cli.mjs'), here('train_ours.ts'), ...common] },
+  { name: 'ours', run: [process.execPath, compiled('train_ours'), ...common] },
   { name: 'transformers on PyTorch', run: [python, here('train_torch.py'), ...common] },
 ];
 // Forward and back through 134.5 million weights is six operations a weight and token; attention of this length adds a tenth.

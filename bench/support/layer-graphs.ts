@@ -1,9 +1,10 @@
 /** Attention of a shape as subgraphs with random weights: over a cache alone, and as a layer with its projections. */
 import {
-  absorbedAttention, expandedAttention, groupedQueryAttention, mlaAttentionLayer, ropeAngles, ropeTables, segmentReaders, sourceAttentionLayer,
-  type LatentForm, type RopeAngles, type Segmentation,
+  absorbedAttention, absorbedOneRowAttention, groupedQueryAttention, mlaAttentionLayer, ropeAngles, ropeTables, segmentReaders, sourceAttentionLayer,
+  type LatentForm, type RopeAngles, type RowStore, type Segmentation,
 } from '../../kernels/index.ts';
 import { cacheFormats, record, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
+import { isOneRow } from '../../lib/models/cache-layout.ts';
 import { pastRows, rowStore, widePast } from './cached-rows.ts';
 import type { Latent, Shape } from './presets.ts';
 import { randomProjection, randomTensor } from './random-weights.ts';
@@ -29,25 +30,30 @@ export function sourceAttentionGraph(shape: Shape, cache: CacheFormat): Subgraph
   });
 }
 
-const forms = { absorbed: absorbedAttention, expanded: expandedAttention } as const satisfies Record<LatentForm, unknown>;
-
 /** Up-projections of a latent as constants. The remainder has a head's full width: what a plan over all heads leaves. */
 function upProjections(g: Recorder, { kvHeads, headDim }: Shape, { rank, latentGroups }: Latent): { key: Value; value: Value; groups: number } {
   const up = (name: string): Value => g.parameter(name, randomTensor([kvHeads, headDim, rank / latentGroups], Math.sqrt(latentGroups / rank)));
   return { key: up('k_up_proj.weight'), value: up('v_up_proj.weight'), groups: latentGroups };
 }
 
-/** One token's query over cached latents: query_rope, query_nope, rope, latent and past_rope, past_latent -> attended. */
-export function latentAttentionGraph(shape: Shape, latent: Latent, cache: CacheFormat, form: LatentForm = 'absorbed'): Subgraph {
+/**
+ * One token's query over cached latents: query_rope, query_nope, rope, latent and past_row, or past_rope and past_latent, as a
+ * session for that context lays them out -> attended.
+ */
+export function latentAttentionGraph(shape: Shape, latent: Latent, cache: CacheFormat, context: number): Subgraph {
   const { kvHeads, headDim } = shape;
-  const { components, rank } = latent;
+  const { components, rank, latentGroups } = latent;
+  const oneRow = isOneRow({ rank, latentGroups, frequencies: Array<number>(components).fill(1), nopeWidth: headDim }, cache, context);
   const query = (width: number): { dtype: 'float32'; shape: readonly (number | string)[] } => float([1, 1, kvHeads, perGroup(shape), width]);
   const inputs = { query_rope: query(2 * components), query_nope: query(headDim), rope: float([1, 1, 2 * components]), latent: float([1, 1, rank]) };
-  return record(`${form}-attention-${cache}`, inputs, (g, x) => {
-    const readers = (name: 'rope' | 'latent', width: number) => segmentReaders(g, rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name])), x[name], split).flat();
+  return record(`absorbed-attention-${cache}`, inputs, (g, x) => {
+    const query = { rope: x.query_rope, nope: x.query_nope }, up = upProjections(g, shape, latent), scale = scaleOf(shape);
+    const store = (name: 'row' | 'rope' | 'latent', width: number): RowStore<Value> => rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name]));
+    if (oneRow) return { attended: absorbedOneRowAttention(g, query, { rope: x.rope, latent: x.latent }, up, store('row', 2 * components + rank), split, scale) };
+    const readers = (name: 'rope' | 'latent', width: number) => segmentReaders(g, store(name, width), x[name], split).flat();
     const keys = readers('rope', 2 * components);
     const segments = readers('latent', rank).map((rows, i) => ({ ropeKey: keys[i] ?? null, latent: rows, mask: null }));
-    return { attended: forms[form](g, { rope: x.query_rope, nope: x.query_nope }, segments, upProjections(g, shape, latent), scaleOf(shape)) };
+    return { attended: absorbedAttention(g, query, segments, up, scale) };
   });
 }
 

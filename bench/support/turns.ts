@@ -19,8 +19,10 @@ export interface Times {
   readonly runs: number;
 }
 
-/** Timed runs before the next contender's turn; one untimed run goes first, after which the others' threads sleep. */
+/** Timed runs before the next contender's turn. */
 const PER_TURN = 3;
+/** Untimed runs go first for so long: idle threads of the engine spin for some 20 ms, and those of the last contender's session would share the cores. */
+const SETTLE_MS = 50;
 
 /** Times of each contender, in order. Every one is run before the clock starts, and closed at the end. */
 export async function inTurn(contenders: readonly Contender[], { runs = 12, budgetMs = 4000, now = () => performance.now() }: TurnOptions = {}): Promise<Times[]> {
@@ -38,7 +40,8 @@ export async function inTurn(contenders: readonly Contender[], { runs = 12, budg
         const list = times[i] ?? [];
         const left = Math.min(PER_TURN, (wanted[i] ?? 0) - list.length);
         if (left <= 0) continue;
-        await run();
+        const settled = now() + SETTLE_MS;
+        do await run(); while (now() < settled);
         for (let k = 0; k < left; k++) {
           const start = now();
           await run();

@@ -1,5 +1,6 @@
-import { matrix, scaleColumns, scaleRows, sliceRows, transpose, type Matrix } from '../linalg/matrix.ts';
-import { truncatedSvd } from '../linalg/randomised-svd.ts';
+import { freeMemory } from '../free-memory.ts';
+import { matrix, scaleColumns, scaleRows, sliceRows, toFloat32, transpose, type FloatArray, type Matrix } from '../linalg/matrix.ts';
+import { isRoundedForSvd, truncatedSvd } from '../linalg/randomised-svd.ts';
 import { seededRandom } from '../random.ts';
 import { placements, type FactorInput, type FactorStrategy } from './strategy.ts';
 
@@ -13,10 +14,12 @@ export function stackRows(above: Matrix, below: Matrix): Matrix {
 }
 
 /** M ~ up down of the given rank, with the singular values placed as asked: down [rank, cols], up [rows, rank]. */
-export async function lowRank(m: Matrix, rank: number, { gemm, seed, singularValues }: Pick<FactorInput, 'gemm' | 'seed' | 'singularValues'>): Promise<{ down: Matrix; up: Matrix; spectrum: Float64Array }> {
+export async function lowRank(m: Matrix<FloatArray>, rank: number, { gemm, seed, singularValues }: Pick<FactorInput, 'gemm' | 'seed' | 'singularValues'>): Promise<{ down: Matrix; up: Matrix; spectrum: Float64Array }> {
   const { u, s, v } = await truncatedSvd(m, rank, { gemm, random: seededRandom(seed) });
-  const placement = placements[singularValues];
-  return { down: scaleRows(transpose(v), s.map(placement.down)), up: scaleColumns(u, s.map(placement.up)), spectrum: s };
+  const placement = placements[singularValues], turned = transpose(v);
+  const factors = { down: scaleRows(turned, s.map(placement.down)), up: scaleColumns(u, s.map(placement.up)), spectrum: s };
+  freeMemory([turned.data, u.data, v.data]);
+  return factors;
 }
 
 /**
@@ -28,7 +31,10 @@ export const joint: FactorStrategy = {
   needsStatistics: false,
   rankRange: (keyRows, valueRows, hidden) => [1, Math.min(keyRows + valueRows, hidden)],
   async factor({ keyNope, value, rank, ...options }) {
-    const { down, up, spectrum } = await lowRank(stackRows(keyNope, value), rank, options);
+    const stacked = stackRows(keyNope, value), m = isRoundedForSvd(stacked) ? toFloat32(stacked) : stacked;
+    if (m.data !== stacked.data && stacked.data !== value.data) freeMemory([stacked.data]);
+    const { down, up, spectrum } = await lowRank(m, rank, options);
+    if (m.data !== value.data) freeMemory([m.data]);
     return { down, spectrum, keyUp: sliceRows(up, 0, keyNope.rows), valueUp: sliceRows(up, keyNope.rows, up.rows) };
   },
 };

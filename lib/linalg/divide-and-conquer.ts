@@ -4,6 +4,7 @@
  * the correction is D + rho z z^T. Vectors are kept as rows, so that choosing, rotating and ordering them moves
  * contiguous memory.
  */
+import { freeMemory } from '../free-memory.ts';
 import type { Gemm } from './gemm.ts';
 import { secularEigen } from './secular.ts';
 import { tridiagonalQl, type TridiagonalEigen } from './tridiagonal-ql.ts';
@@ -47,6 +48,7 @@ async function join(
   const z = new Float64Array(n);
   for (let i = 0; i < n1; i++) z[i] = top.rows[i * n1 + n1 - 1]! * Math.SQRT1_2;
   for (let i = 0; i < n2; i++) z[n1 + i] = sign * bottom.rows[i * n2]! * Math.SQRT1_2;
+  freeMemory([top.rows, bottom.rows]);
 
   const support = Array.from({ length: n }, (_, i): Support => (i < n1 ? 'top' : 'bottom'));
   const { kept, deflated } = deflate(d, z, 2 * rho, basis, support);
@@ -67,6 +69,7 @@ async function join(
     rows.set(upper.subarray(source.row * n1, source.row * n1 + n1), to * n);
     rows.set(lower.subarray(source.row * n2, source.row * n2 + n2), to * n + n1);
   });
+  freeMemory([basis, solved.rows, upper, lower]);
   return { values: Float64Array.from(sources, (source) => source.value), rows };
 }
 
@@ -137,5 +140,6 @@ async function combine(
     { rows: k, cols: used.length, data: left },
     { rows: used.length, cols: to - from, data: right },
   );
+  freeMemory([left, right]);
   return product.data;
 }

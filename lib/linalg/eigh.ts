@@ -1,4 +1,5 @@
 /** Symmetric eigendecomposition in float64: Householder tridiagonalisation, divide and conquer, back-transform. */
+import { freeMemory } from '../free-memory.ts';
 import { tridiagonalEigh } from './divide-and-conquer.ts';
 import type { Gemm } from './gemm.ts';
 import { at, checkSquare, transpose, type Matrix } from './matrix.ts';
@@ -78,9 +79,10 @@ async function applyReflectors({ vectors, tau }: Reflectors, x: Matrix, gemm: Ge
     const dots = (await gemm.multiply(b, b, { transposeB: true })).data;
     const s: Matrix = { rows: k, cols: k, data: joinReflectors(dots, tau.subarray(first, last)) };
     const rows: Matrix = { rows: reach, cols, data: x.data.subarray(0, reach * cols) };
-    const inner = await gemm.multiply(s, await gemm.multiply(b, rows));
+    const projected = await gemm.multiply(b, rows), inner = await gemm.multiply(s, projected);
     const change = (await gemm.multiply(b, inner, { transposeA: true })).data;
     for (let i = 0; i < change.length; i++) rows.data[i]! -= change[i]!;
+    freeMemory([projected.data, inner.data, change]); // a gigabyte over all blocks of some thousand rows
   }
 }
 

@@ -3,6 +3,7 @@
  * where Cholesky fails the diagonal is shifted up (Fukaya et al., "Shifted Cholesky QR", SIAM J. Sci. Comput. 42, 2020)
  * and a further pass repairs what the shift left. R is upper triangular: column j only changes by earlier ones.
  */
+import { freeMemory } from '../free-memory.ts';
 import type { Random } from '../random.ts';
 import { factorSpd } from './cholesky.ts';
 import type { Gemm } from './gemm.ts';
@@ -13,11 +14,14 @@ import { allocateLike, toFloat64, transpose, type FloatArray, type Matrix } from
  * Enough between power iterations; columns come out orthonormal only when Y was well conditioned. Zero columns stay zero.
  */
 export async function choleskyQr<A extends FloatArray>(y: Matrix<A>, gemm: Gemm): Promise<Matrix<A>> {
-  const gram = toFloat64(await gemm.multiply(y, y, { transposeA: true }));
+  const products = await gemm.multiply(y, y, { transposeA: true }), gram = toFloat64(products);
   const factor = await inverseFactor(gram, y.data instanceof Float32Array ? 2 ** -23 : Number.EPSILON, gemm);
   const typed = allocateLike(y.data, factor.data.length);
   typed.set(factor.data);
-  return gemm.multiply(y, { ...factor, data: typed });
+  freeMemory([products.data, gram.data, factor.data]);
+  const q = await gemm.multiply(y, { ...factor, data: typed });
+  freeMemory([typed]);
+  return q;
 }
 
 const accepted = 1e-13; // |Q^T Q - I| per element that further passes would hardly lower
@@ -31,18 +35,26 @@ const maxPasses = 12;
 export async function orthonormalise(y: Matrix, { gemm, random }: { readonly gemm: Gemm; readonly random: Random }): Promise<Matrix> {
   if (y.rows < y.cols) throw new RangeError(`orthonormalise: needs at least as many rows as columns, got ${y.rows} x ${y.cols}`);
   let q = y;
+  const replace = (next: Matrix): void => {
+    if (q.data !== y.data && q.data !== next.data) freeMemory([q.data]);
+    q = next;
+  };
   for (let pass = 0; pass < maxPasses; pass++) {
     let gram = await gemm.multiply(q, q, { transposeA: true });
     // Two passes give weak but real directions the chance to grow before a short column counts as dependent.
     const redrawn = redrawShort(q, gram, pass < 2 ? 0 : 0.5, random);
     if (redrawn !== q) {
-      q = redrawn;
+      replace(redrawn);
+      freeMemory([gram.data]);
       gram = await gemm.multiply(q, q, { transposeA: true });
     }
     const error = distanceFromIdentity(gram);
     if (error <= accepted) return q;
-    if (error <= nearlyIdentity) return gemm.multiply(q, firstOrderFactor(gram));
-    q = await gemm.multiply(q, await inverseFactor(gram, Number.EPSILON, gemm));
+    const isLast = error <= nearlyIdentity, factor = isLast ? firstOrderFactor(gram) : await inverseFactor(gram, Number.EPSILON, gemm);
+    freeMemory([gram.data]);
+    replace(await gemm.multiply(q, factor));
+    freeMemory([factor.data]);
+    if (isLast) return q;
   }
   throw new Error(`orthonormalise: ${y.rows} x ${y.cols} columns did not become orthonormal in ${maxPasses} passes`);
 }
@@ -65,6 +77,7 @@ async function inverseFactor(gram: Matrix, epsilon: number, gemm: Gemm): Promise
     factored = await factorSpd(scaled, gemm);
   }
   const inverse = transpose(factored.inverse);
+  freeMemory([scaled.data, factored.lower.data, factored.inverse.data]);
   for (let r = 0; r < n; r++) for (let c = r; c < n; c++) inverse.data[r * n + c]! *= scale[r]!;
   return inverse;
 }

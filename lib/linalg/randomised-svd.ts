@@ -41,13 +41,20 @@ export async function randomisedSvd(a: Matrix<FloatArray>, rank: number, options
   }
   const width = Math.min(a.rows, rank + oversampling);
   const subspace = await leftSubspace(a, width, iterations, gemm, random);
-  const basis = await orthonormalise(toFloat64(subspace), { gemm, random });
+  const start = toFloat64(subspace);
+  if (start.data !== subspace.data) freeMemory([subspace.data]);
+  const basis = await orthonormalise(start, { gemm, random });
+  if (start.data !== basis.data) freeMemory([start.data]);
   // A is nearly basis basis^T A; the small factor is decomposed exactly
   const typedBasis = allocateLike(a.data, basis.data.length);
   typedBasis.set(basis.data);
   const small = await gemm.multiply({ ...basis, data: typedBasis }, a, { transposeA: true });
-  const { u, s, v } = await svd(small, { gemm, rank });
-  return { u: await gemm.multiply(basis, u), s, v };
+  freeMemory([typedBasis]);
+  const { u: inner, s, v } = await svd(small, { gemm, rank });
+  freeMemory([small.data]);
+  const u = await gemm.multiply(basis, inner);
+  freeMemory([basis.data, inner.data]);
+  return { u, s, v };
 }
 
 /** Y with nearly the span of the leading `width` left singular vectors of A, rows <= cols. */
@@ -86,11 +93,16 @@ export interface TruncatedSvdOptions extends RandomisedSvdOptions {
   readonly exactUpTo?: number;
 }
 
+const EXACT_UP_TO = 2048;
+
+/** Whether `truncatedSvd` with its defaults rounds A to float32 first: whoever needs A for nothing else can round it and free the original. */
+export const isRoundedForSvd = ({ rows, cols }: Matrix<FloatArray>): boolean => Math.min(rows, cols) > EXACT_UP_TO;
+
 /**
  * The leading `rank` triples of A: `svd` when min(rows, cols) <= exactUpTo, otherwise `randomisedSvd` with products in float32,
  * which halves its memory and its time and errs less than the random subspace does.
  */
 export async function truncatedSvd(a: Matrix<FloatArray>, rank: number, options: TruncatedSvdOptions): Promise<Svd> {
-  const { gemm, exactUpTo = 2048 } = options;
+  const { gemm, exactUpTo = EXACT_UP_TO } = options;
   return Math.min(a.rows, a.cols) <= exactUpTo ? svd(a, { gemm, rank }) : randomisedSvd(toFloat32(a), rank, options);
 }

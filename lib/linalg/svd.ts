@@ -1,4 +1,5 @@
 /** Exact thin singular value decomposition in float64 through the Gram matrix of the smaller side. */
+import { freeMemory } from '../free-memory.ts';
 import { seededRandom } from '../random.ts';
 import { powerOfTwoScale, solveSymmetric } from './eigh.ts';
 import type { Gemm } from './gemm.ts';
@@ -37,13 +38,17 @@ export async function svd(a: Matrix<FloatArray>, { gemm, rank = Math.min(a.rows,
   checkRank('svd', a, rank);
   checkFinite('svd', a);
   const wide = a.rows < a.cols;
-  const tall = wide ? transpose(toFloat64(a)) : toFloat64(a);
+  const doubles = toFloat64(a), tall = wide ? transpose(doubles) : doubles;
   const largest = tall.data.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
   const scale = powerOfTwoScale(largest);
-  const found = await decompose({ ...tall, data: tall.data.map((x) => x / scale) }, rank, 0, gemm);
+  const scaled = { ...tall, data: tall.data.map((x) => x / scale) };
+  freeMemory([doubles, tall].filter(({ data }) => data !== a.data).map(({ data }) => data));
+  const found = await decompose(scaled, rank, 0, gemm);
+  freeMemory([scaled.data]);
   // Column order in orthonormalise goes from large to small, so that noise of small ones never enters large ones.
   const sorted = descending(found);
   const u = await orthonormalise(sorted.u, { gemm, random: seededRandom(tall.cols) });
+  if (u.data !== sorted.u.data) freeMemory([sorted.u.data]);
   const s = sorted.s.map((x) => x * scale);
   return wide ? { u: sorted.v, s, v: u } : { u, s, v: sorted.v };
 }
@@ -78,7 +83,10 @@ async function decompose(a: Matrix, rank: number, floor: number, gemm: Gemm): Pr
   const v = reverseColumns(await vectorsOfLargest(head === rank ? rank : n));
   const av = await gemm.multiply(a, v);
   const { u, s } = normalise(sliceColumns(av, 0, head));
-  if (head === rank) return { u, s, v };
+  if (head === rank) {
+    freeMemory([gram.data, av.data]);
+    return { u, s, v };
+  }
 
   const basis = await orthonormalise(u, { gemm, random: seededRandom(n) });
   const rest = sliceColumns(av, head, n);
