@@ -19,7 +19,7 @@ import { tokenFeeds } from './token-feeds.ts';
 export interface SessionOptions {
   /** Threads of onnxruntime. Default: the cores this process may use, at most 8. */
   readonly threads?: number;
-  /** Tokens a cache holds at most; up to 2,048 its rows lie in one array, which is faster. Default: what the model was made for. */
+  /** Tokens a cache holds at most; for few of them its rows lie otherwise, and steps are faster. Default: what the model was made for. */
   readonly contextLength?: number;
   /** Tokens of a prompt that go through the graph at once: bounded memory, and future keys are never computed. Default 256, fewer behind a long context (`chunkBehind`). */
   readonly chunkTokens?: number;
