@@ -11,7 +11,7 @@ import { heal, healingRecipe, type HealOptions } from './train/heal.ts';
 import { checkRecipe, recipeSchema, type Recipe } from './train/save.ts';
 
 export interface ConvertAndHealOptions extends ConvertOptions {
-  readonly heal: Pick<HealOptions, 'tokens' | 'text' | 'sequenceLength' | 'learningRate' | 'onUpdate'>;
+  readonly heal: Pick<HealOptions, 'tokens' | 'text' | 'sequenceLength' | 'train' | 'learningRate' | 'onUpdate'>;
 }
 
 /** Where the work lies until it is done: beside `out`. */
@@ -61,7 +61,7 @@ async function requestOf(model: Model, { heal: wish, ...options }: ConvertAndHea
   return {
     model: await fingerprintOf(model), budget: told(budget), plan: told(plan), factor: told(factor), singularValues: told(singularValues), fold: told(fold),
     adjustRanks: told(adjustRanks), latentGroups: told(latentGroups), calibration: told(calibration?.identity), refit: told(refit), seed: told(seed),
-    recipe: told(healingRecipe), tokens: wish.tokens, sequenceLength: told(wish.sequenceLength), learningRate: told(wish.learningRate),
+    recipe: told(healingRecipe), tokens: wish.tokens, sequenceLength: told(wish.sequenceLength), train: told(wish.train), learningRate: told(wish.learningRate),
     text: wish.text.data.map(({ source }) => `${source.name} (${source.length} tokens)`).join(', '),
   };
 }

@@ -310,7 +310,7 @@ t.test('convert and heal: the loss falls, absorbed equals expanded; stopped and 
   const whole = join(scratch, 'healed-whole'), stopped = join(scratch, 'healed-stopped');
   const report = await convertAndHeal(model, whole, request);
   const { healing } = report;
-  t.match(healing, { tokens: 510, steps: 30, sequenceLength: 17, loss: 'teacher', train: 'attention-and-norms', learningRate: 2e-2, seed: 0, texts: ['plenty'], finalLoss: Number, seconds: Number });
+  t.match(healing, { tokens: 510, steps: 30, sequenceLength: 17, loss: 'teacher', train: 'all', learningRate: 2e-2, seed: 0, texts: ['plenty'], finalLoss: Number, seconds: Number });
   t.match(healing?.perplexity, { source: Number, before: Number, after: Number });
   t.same(JSON.parse(readFileSync(join(whole, 'conversion.json'), 'utf8')), JSON.parse(JSON.stringify(report)));
   t.match(readFileSync(join(whole, 'report.html'), 'utf8'), /healing.*510 tokens of plenty/);
@@ -365,6 +365,7 @@ t.test('convert --heal on the command line', async (t) => {
     return { code, stdout, stderr };
   };
   t.match(await run('--heal-text', text), { code: 2, stderr: /--heal-text says what --heal trains on, got no --heal/ });
+  t.match(await run('--heal-train', 'attention'), { code: 2, stderr: /--heal-train says what --heal trains, got no --heal/ });
   t.match(await run('--heal', '300'), { code: 2, stderr: /--heal needs --heal-text where there is no calibration text/ });
   t.notOk(existsSync(out));
   const done = await run('--heal', '300', '--heal-text', text, '--json');

@@ -7,6 +7,7 @@ import { placements } from '../factor/strategy.ts';
 import { planStrategies } from '../plan/index.ts';
 import { relayModel, type RelayReport } from '../released/relay.ts';
 import { healingText, type HealingText } from '../train/healing-text.ts';
+import { trainableSets } from '../train/trainable.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { calibrationFor, checkCalibration, textsFor } from './calibrate.ts';
 import { defineCommand, modelArgument, UsageError, type OptionSpec } from './command.ts';
@@ -89,19 +90,21 @@ export const convertModel = defineCommand({
     refit: off('--no-refit', 'do not fit the output projections to the source on the calibration text'),
     heal: wholeNumber('--heal <TOKENS>', 'train the conversion on so many tokens, with its source as teacher; a second call goes on after a stop', { least: 1 }),
     healText: texts('--heal-text <FILE...>', 'text to heal on (default: the calibration text)'),
+    healTrain: choice('--heal-train <WHICH>', 'weights that learn while healing (default all; attention-and-norms takes less memory)', namesOf(trainableSets), undefined),
     pairTable: pairTableOption,
     latentGroups: wholeNumber('--latent-groups <N>', 'groups of KV heads with a latent of their own: same bytes, fewer FLOPs when decoding (default 1)', { least: 1 }),
     seed: wholeNumber('--seed <S>', 'seed of the randomised SVD of very large layers (default 0)', { least: 0, most: 2 ** 32 - 1 }),
     threads: threadsOption,
   },
   async run(name, values, io) {
-    const { out, rope: plan, factor, singularValues, calibration: files, calibrationTokens: tokens, statistics, refit, latentGroups, seed, threads, pairTable, heal, healText } = values;
+    const { out, rope: plan, factor, singularValues, calibration: files, calibrationTokens: tokens, statistics, refit, latentGroups, seed, threads, pairTable, heal, healText, healTrain } = values;
     const { cacheShare, bytesPerToken, pairs, components, fold, rank, adjustRanks, cache } = values;
     refuseTogether(values, 'cacheShare', 'bytesPerToken', 'rank');
     refuseTogether(values, 'pairs', 'components');
     if (statistics !== undefined && files === false) throw new UsageError('--statistics and --no-calibration exclude each other, got both');
     if (cache !== 'f32' && bytesPerToken === undefined) throw new UsageError(`--cache ${cache} says what --bytes-per-token is counted in, got none`);
     if (heal === undefined && healText.length > 0) throw new UsageError('--heal-text says what --heal trains on, got no --heal');
+    if (heal === undefined && healTrain !== undefined) throw new UsageError('--heal-train says what --heal trains, got no --heal');
     if (heal !== undefined && files === false && healText.length === 0) throw new UsageError('--heal needs --heal-text where there is no calibration text');
     checkCalibration({ files, tokens }, plan, factor);
     await refuseOccupied(out); // before a download
@@ -119,7 +122,7 @@ export const convertModel = defineCommand({
     if (tokenizer === null && files !== undefined && files !== false) throw new Error(`convert: --calibration needs a tokenizer, got none in ${model.path}`);
     // A converted model is convert's to refuse, before its text is read.
     const calibration = tokenizer === null || model.mla !== null ? undefined : await calibrationFor(model, tokenizer, { files, tokens });
-    const healing = heal === undefined ? null : { tokens: heal, text: await healingTextFor(tokenizer, healText.length > 0 ? healText : files, model.path), onUpdate: trainingProgress(io) };
+    const healing = heal === undefined ? null : { tokens: heal, train: healTrain, text: await healingTextFor(tokenizer, healText.length > 0 ? healText : files, model.path), onUpdate: trainingProgress(io) };
     const bar = longWork('converting', model.config.layers, 'layers', io);
     const options: ConvertOptions = {
       budget: { cacheShare, bytesPerToken, cache, pairs, components, rank },

@@ -13,7 +13,7 @@ import { seededRandom } from '../random.ts';
 import { embedWindows } from '../statistics/embed-windows.ts';
 import { fileStores, type WindowStore } from '../statistics/window-store.ts';
 import { relativeRates } from './adamw.ts';
-import { checkPair, healingRecipe } from './heal.ts';
+import { checkPair, healingRates, healingRecipe } from './heal.ts';
 import { learningRateFactor } from './schedule.ts';
 import { createTrainer } from './trainer.ts';
 import { layerSubgraph } from './training-graph.ts';
@@ -23,7 +23,7 @@ export interface HealLayersOptions {
   readonly windows: readonly (readonly number[])[];
   /** How often each layer sees every window. Default 2. */
   readonly passes?: number;
-  /** Peak, relative to the root mean square of each weight. Default that of `healingRecipe`. */
+  /** Peak, relative to the root mean square of each weight. Default 1e-3. */
   readonly learningRate?: number;
   /** Of the order of windows. Default 0. */
   readonly seed?: number;
@@ -132,7 +132,7 @@ async function teach(source: Model, layer: number, options: HealLayersOptions, h
 async function learn(
   converted: Model, layer: number, options: HealLayersOptions, hidden: WindowStore, target: WindowStore, next: WindowStore,
 ): Promise<{ readonly tensors: Map<string, HostTensor<'float32'>>; readonly before: number; readonly after: number }> {
-  const { windows, passes = 2, learningRate = healingRecipe.learningRate, seed = 0, threads, signal } = options;
+  const { windows, passes = 2, learningRate = healingRates.attention, seed = 0, threads, signal } = options;
   const width = converted.config.hidden;
   const tensors = new Map<string, HostTensor<'float32'>>();
   for (const name of attentionShapes(converted, layer).keys()) tensors.set(name, await converted.checkpoint.read(name));

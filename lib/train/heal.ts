@@ -6,15 +6,19 @@ import { textLoss } from './evaluation.ts';
 import type { HealingText } from './healing-text.ts';
 import type { TrainProgress, TrainResult } from './settings.ts';
 import { train } from './train.ts';
+import type { TrainableName } from './trainable.ts';
 
 /**
  * What lowered perplexity most for the time it takes on two cores (docs/log.md): the source's next-token distribution at
- * every position is the target, only attention and the norms learn, each weight at a rate relative to its own size.
+ * every position is the target, every weight learns, each at a rate relative to its own size.
  */
 export const healingRecipe = {
-  loss: 'teacher', train: 'attention-and-norms', relativeRates: true, learningRate: 1e-3, schedule: 'linear', warmupSteps: 8,
+  loss: 'teacher', train: 'all', relativeRates: true, schedule: 'linear', warmupSteps: 8,
   optimiser: { betas: [0.9, 0.98], weightDecay: 0, clipNorm: null },
 } as const;
+
+/** Peak rates by what learns: where all weights do, half of what attention alone bears. */
+export const healingRates: Readonly<Record<TrainableName, number>> = { all: 5e-4, attention: 1e-3, 'attention-and-norms': 1e-3, factors: 1e-3 };
 
 /** Updates between saves: a killed run loses at most so many. */
 const SAVE_EVERY = 64;
@@ -32,7 +36,9 @@ export interface HealOptions {
   readonly text: HealingText;
   /** Default 256, or the context where that is shorter. */
   readonly sequenceLength?: number | undefined;
-  /** Peak, relative to the root mean square of each weight. Default that of `healingRecipe`. */
+  /** Which weights learn. Default all; 'attention-and-norms' has gradients and moments of a fifth of a small model's weights and gains less. */
+  readonly train?: TrainableName | undefined;
+  /** Peak, relative to the root mean square of each weight. Default 5e-4 where all weights learn, otherwise 1e-3. */
   readonly learningRate?: number | undefined;
   /** Of the order of sequences. Default 0. */
   readonly seed?: number | undefined;
@@ -81,20 +87,20 @@ export async function checkPair(caller: string, source: Model, converted: Model)
  * Errors: a model that is not converted, one that was converted from another source, and all of `train`.
  */
 export async function heal(source: Model, converted: Model, out: string, options: HealOptions): Promise<Healing> {
-  const { tokens, text, sequenceLength = Math.min(SEQUENCE_LENGTH, source.config.maxPositions), learningRate = healingRecipe.learningRate, seed = 0, resume = false, runtime = {}, files, onUpdate, signal, clock } = options;
+  const { tokens, text, sequenceLength = Math.min(SEQUENCE_LENGTH, source.config.maxPositions), train: which = healingRecipe.train, learningRate = healingRates[which], seed = 0, resume = false, runtime = {}, files, onUpdate, signal, clock } = options;
   await checkPair('heal', source, converted);
   if (!Number.isInteger(tokens) || tokens < 1) throw new RangeError(`heal: tokens must be a whole number of 1 or more, got ${tokens}`);
   const steps = Math.ceil(tokens / sequenceLength);
   const aside = text.aside.length > sequenceLength ? text.aside : null;
   const told = async (result: TrainResult): Promise<Healing> => ({
-    tokens: result.tokens, steps, sequenceLength, loss: healingRecipe.loss, train: healingRecipe.train, learningRate, seed,
+    tokens: result.tokens, steps, sequenceLength, loss: healingRecipe.loss, train: which, learningRate, seed,
     texts: text.data.map((one) => one.source.name), finalLoss: result.loss, seconds: result.seconds,
     perplexity: aside === null || result.evaluation === null ? null
       : { source: Math.exp(await textLoss(source, aside, { sequenceLength, sequences: EVALUATED, runtime })), before: Math.exp(result.evaluation.before), after: Math.exp(result.evaluation.after) },
   });
   let healing: Healing | null = null;
   await train(converted, out, {
-    ...healingRecipe, teacher: source, data: text.data, steps, sequenceLength, learningRate, seed, resume, runtime, evaluation: aside, evaluationSequences: EVALUATED,
+    ...healingRecipe, teacher: source, data: text.data, train: which, steps, sequenceLength, learningRate, seed, resume, runtime, evaluation: aside, evaluationSequences: EVALUATED,
     warmupSteps: Math.min(healingRecipe.warmupSteps, steps), saveEvery: Math.min(SAVE_EVERY, steps),
     files: async (result) => {
       healing = await told(result);
