@@ -3,8 +3,7 @@ import {
   absorbedAttention, absorbedOneRowAttention, groupedQueryAttention, mlaAttentionLayer, ropeAngles, ropeTables, segmentReaders, sourceAttentionLayer,
   type LatentForm, type RopeAngles, type RowStore, type Segmentation,
 } from '../../kernels/index.ts';
-import { cacheFormats, record, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
-import { isOneRow } from '../../lib/models/cache-layout.ts';
+import { cacheFormats, isOneRow, record, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
 import { pastRows, rowStore, widePast } from './cached-rows.ts';
 import type { Latent, Shape } from './presets.ts';
 import { randomProjection, randomTensor } from './random-weights.ts';

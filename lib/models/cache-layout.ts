@@ -24,7 +24,7 @@ export function sourceCachedRows({ layers, kvHeads, headDim }: ModelConfig): Cac
 }
 
 /** What the layout of a converted layer's cache depends on. */
-type CachedLayer = Pick<MlaLayerConfig, 'rank' | 'frequencies' | 'nopeWidth' | 'headNorm' | 'latentGroups' | 'latentNormEps'>;
+export type CachedLayer = Pick<MlaLayerConfig, 'rank' | 'frequencies' | 'nopeWidth' | 'headNorm' | 'latentGroups' | 'latentNormEps'>;
 
 /**
  * Rows in one array save operators, but sums by weights read rope keys too: so many elements of those, context times width,
