@@ -7,7 +7,7 @@ import { convert, type ConversionReport, type ConvertOptions } from './convert.t
 import { fingerprintOf } from './models/fingerprint.ts';
 import { openModel, type Model } from './models/model.ts';
 import { reportHtml } from './report/report-html.ts';
-import { heal, healingRecipe, type HealOptions } from './train/heal.ts';
+import { heal, healingRates, healingRecipe, type HealOptions } from './train/heal.ts';
 import { checkRecipe, recipeSchema, type Recipe } from './train/save.ts';
 
 export interface ConvertAndHealOptions extends ConvertOptions {
@@ -61,7 +61,7 @@ async function requestOf(model: Model, { heal: wish, ...options }: ConvertAndHea
   return {
     model: await fingerprintOf(model), budget: told(budget), plan: told(plan), factor: told(factor), singularValues: told(singularValues), fold: told(fold),
     adjustRanks: told(adjustRanks), latentGroups: told(latentGroups), calibration: told(calibration?.identity), refit: told(refit), seed: told(seed),
-    recipe: told(healingRecipe), tokens: wish.tokens, sequenceLength: told(wish.sequenceLength), train: told(wish.train), learningRate: told(wish.learningRate),
+    recipe: told({ ...healingRecipe, rates: healingRates }), tokens: wish.tokens, sequenceLength: told(wish.sequenceLength), train: told(wish.train), learningRate: told(wish.learningRate),
     text: wish.text.data.map(({ source }) => `${source.name} (${source.length} tokens)`).join(', '),
   };
 }

@@ -9,6 +9,7 @@ import { withGemm } from '../lib/linalg/onnx-gemm.ts';
 import { absorptions, layerAbsorption } from '../lib/models/absorption.ts';
 import { buildDecoder, cacheLayoutOf } from '../lib/models/decoder.ts';
 import { loadDecoderWeights } from '../lib/models/decoder-weights.ts';
+import { isOneRow, type CachedLayer, type CacheFormat } from '../lib/models/cache-layout.ts';
 import { levelRopeKeys } from '../lib/models/level-rope-keys.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
 import { rotateLatents } from '../lib/models/rotate-latent.ts';
@@ -150,6 +151,20 @@ t.test('rope keys of even size: the same scores', async (t) => {
       }
     });
   }
+});
+
+t.test('which rows lie in one array', (t) => {
+  const layer = { rank: 88, nopeWidth: 64, frequencies: Array<number>(16).fill(1) };
+  const by = (changed: Partial<CachedLayer>, format: CacheFormat, contexts: readonly number[]): boolean[] => contexts.map((context) => isOneRow({ ...layer, ...changed }, format, context));
+  for (const format of ['f32', 'f16'] as const) t.same(by({}, format, [1, 4096, 4097, Infinity]), [true, true, false, false], `${format}: as long as rope keys are few`);
+  t.same(by({ frequencies: [1] }, 'f32', [4097, 65536, 65537]), [true, true, false]);
+  t.same(by({}, 'int8', [1, 4097, Infinity]), [true, true, true], 'codes always');
+  t.same(by({ latentNormEps: 1e-5 }, 'int8', [1]), [false], 'but where latents have a size of their own');
+  t.same(by({}, 'int4', [1]), [false]);
+  for (const format of ['f32', 'int8'] as const) {
+    for (const changed of [{ frequencies: [] }, { nopeWidth: 0 }, { latentGroups: 2 }]) t.same(by(changed, format, [1]), [false], `${format} ${JSON.stringify(changed)}`);
+  }
+  t.end();
 });
 
 t.test('the cost rule of up-projections', async (t) => {

@@ -18,8 +18,8 @@ export function levelRopeKeys(model: Model, constants: ReadonlyMap<string, Const
       const constant = constants.get(name);
       return constant === undefined ? null : constantValues(constant);
     };
-    const [key, down] = (['keyRope', 'down'] as const).map((tensor) => read(`${mlaTensorName(layer, tensor)}.weight`));
-    if (key == null || down == null || headNorm !== undefined) continue;
+    const key = read(`${mlaTensorName(layer, 'keyRope')}.weight`), down = read(`${mlaTensorName(layer, 'down')}.weight`);
+    if (key === null || down === null || headNorm !== undefined) continue;
     const components = frequencies.length, { kvHeads, heads } = model.config;
     const gains = read(`${model.family.layer(layer).attentionNorm}.weight`)?.data ?? null;
     const latent = Math.sqrt(mean(rowPowers(down, gains, null)));

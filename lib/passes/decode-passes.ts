@@ -11,7 +11,7 @@ import { fuseSkipNorms } from './skip-norm.ts';
 /** Run behind all other passes on the graph of a decoding step, unless a session is given others. */
 export const decodePasses: readonly Pass[] = [fuseSkipNorms, fuseTransposedWeights, mergeProjections, mergeRotations, mergeRoundings, fuseIntegerProducts];
 
-/** Longest context for which scores with the queries on the left are faster: a product with rows on the left saves work by rows and costs an operator. */
+/** Longest context at which queries stay on the left of scores: what rows on the left save grows with them, the operators they cost do not. */
 const QUERIES_LEFT_TOKENS = 768;
 
 /** `decodePasses`, and for a long context `scoreByRows`. */

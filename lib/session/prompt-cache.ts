@@ -23,12 +23,13 @@ export interface SavedPrompt {
   readonly cache: Cache;
 }
 
-/** A file has rope keys and latents apart, however a session lays them out: prompts pass between contexts of any length. Codes stay as they are. */
+/** A file has rope keys and latents of floats apart, however a session lays them out: prompts pass between contexts of any length. */
 const partNames = ({ layer }: Pick<CachePart, 'layer'>): string[] => [pastPort({ layer, name: 'rope' }), pastPort({ layer, name: 'latent' })];
 
 const KIND = 'attention-surgery prompt';
 const VERSION = '3';
 
+/** Whether a part lies in a file as those two. Rows of codes share a step and lie alike at any length: they stay whole. */
 const isCut = (part: CachePart): boolean => part.name === 'row' && part.dtype !== 'uint8';
 
 /** Of the model's weights, with the last layer's row projection: conversions of one model may differ in nothing else that a fingerprint sees. */
