@@ -19,7 +19,7 @@ export const absorbed = defineCase({
       for (const share of shares) {
         const latent = latentOf(shape, share);
         const add = (form: 'absorbed' | 'expanded', cache: (typeof caches)[number]): unknown => candidates.push({
-          what: `${form}, ${shareText(share)}, ${cache} cache, ${p} tokens`, subgraph: latentLayerGraph(shape, latent, 1, form, cache), cacheBytesPerToken: decodeCost(shape, latent, p, cache).cacheBytesPerToken,
+          what: `${form}, ${shareText(share)}, ${cache} cache, ${p} tokens`, subgraph: latentLayerGraph(shape, latent, 1, form, p, cache), cacheBytesPerToken: decodeCost(shape, latent, p, cache).cacheBytesPerToken,
         });
         for (const cache of caches) add('absorbed', cache);
         add('expanded', 'f32');

@@ -18,7 +18,7 @@ export const expanded = defineCase({
     const rows: Row[] = [];
     for (const p of contexts) {
       const latents = shares.flatMap((share) => (['expanded', 'absorbed'] as const).map((form) =>
-        ({ what: `${form}, ${shareText(share)}, behind ${p} tokens`, subgraph: latentLayerGraph(shape, latentOf(shape, share), CHUNK, form) })));
+        ({ what: `${form}, ${shareText(share)}, behind ${p} tokens`, subgraph: latentLayerGraph(shape, latentOf(shape, share), CHUNK, form, p) })));
       rows.push(...await graphRows([{ what: `source, behind ${p} tokens`, subgraph: sourceLayerGraph(shape, CHUNK) }, ...latents], { p }, context));
     }
     return { rows, notes: ['No MLP, no norm, no head. The absorbed form wins where little is cached beside few tokens; a session takes the expanded one for prefill.'] };

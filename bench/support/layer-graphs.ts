@@ -1,7 +1,7 @@
 /** Attention of a shape as subgraphs with random weights: over a cache alone, and as a layer with its projections. */
 import {
-  absorbedAttention, absorbedOneRowAttention, groupedQueryAttention, mlaAttentionLayer, ropeAngles, ropeTables, segmentReaders, sourceAttentionLayer,
-  type LatentForm, type RopeAngles, type RowStore, type Segmentation,
+  absorbedAttention, absorbedOneRowAttention, groupedQueryAttention, latentSegments, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer,
+  type LatentForm, type MlaStores, type RopeAngles, type RowStore, type Segmentation,
 } from '../../kernels/index.ts';
 import { cacheFormats, isOneRow, record, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
 import { pastRows, rowStore, widePast } from './cached-rows.ts';
@@ -35,24 +35,26 @@ function upProjections(g: Recorder, { kvHeads, headDim }: Shape, { rank, latentG
   return { key: up('k_up_proj.weight'), value: up('v_up_proj.weight'), groups: latentGroups };
 }
 
-/**
- * One token's query over cached latents: query_rope, query_nope, rope, latent and past_row, or past_rope and past_latent, as a
- * session for that context lays them out -> attended.
- */
+/** Past rows as inputs, laid out as a session for that context has them: past_row, or past_rope and past_latent. */
+function latentStores(g: Recorder, { headDim }: Shape, { components, rank, latentGroups }: Latent, cache: CacheFormat, context: number): MlaStores<Value> {
+  const store = (name: 'row' | 'rope' | 'latent', width: number): RowStore<Value> => rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name]));
+  const oneRow = isOneRow({ rank, latentGroups, frequencies: Array<number>(components).fill(1), nopeWidth: headDim }, cache, context);
+  return oneRow ? { row: store('row', 2 * components + rank) } : { rope: store('rope', 2 * components), latent: store('latent', rank) };
+}
+
+/** One token's query over cached latents: query_rope, query_nope, rope, latent and past rows -> attended. */
 export function latentAttentionGraph(shape: Shape, latent: Latent, cache: CacheFormat, context: number): Subgraph {
   const { kvHeads, headDim } = shape;
-  const { components, rank, latentGroups } = latent;
-  const oneRow = isOneRow({ rank, latentGroups, frequencies: Array<number>(components).fill(1), nopeWidth: headDim }, cache, context);
+  const { components, rank } = latent;
   const query = (width: number): { dtype: 'float32'; shape: readonly (number | string)[] } => float([1, 1, kvHeads, perGroup(shape), width]);
   const inputs = { query_rope: query(2 * components), query_nope: query(headDim), rope: float([1, 1, 2 * components]), latent: float([1, 1, rank]) };
   return record(`absorbed-attention-${cache}`, inputs, (g, x) => {
-    const query = { rope: x.query_rope, nope: x.query_nope }, up = upProjections(g, shape, latent), scale = scaleOf(shape);
-    const store = (name: 'row' | 'rope' | 'latent', width: number): RowStore<Value> => rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name]));
-    if (oneRow) return { attended: absorbedOneRowAttention(g, query, { rope: x.rope, latent: x.latent }, up, store('row', 2 * components + rank), split, scale) };
-    const readers = (name: 'rope' | 'latent', width: number) => segmentReaders(g, store(name, width), x[name], split).flat();
-    const keys = readers('rope', 2 * components);
-    const segments = readers('latent', rank).map((rows, i) => ({ ropeKey: keys[i] ?? null, latent: rows, mask: null }));
-    return { attended: absorbedAttention(g, query, segments, up, scale) };
+    const own = { rope: x.query_rope, nope: x.query_nope }, rows = { rope: x.rope, latent: x.latent };
+    const stores = latentStores(g, shape, latent, cache, context), up = upProjections(g, shape, latent), scale = scaleOf(shape);
+    return {
+      attended: 'row' in stores ? absorbedOneRowAttention(g, own, rows, up, stores.row, split, scale)
+        : absorbedAttention(g, own, latentSegments(g, stores, rows, split).flat(), up, scale),
+    };
   });
 }
 
@@ -89,7 +91,7 @@ export function sourceLayerGraph(shape: Shape, tokens: number): Subgraph {
 }
 
 /** Latent attention with its projections, in either form: hidden [1, tokens, d] over p cached tokens -> output and new rows. */
-export function latentLayerGraph(shape: Shape, latent: Latent, tokens: number, form: LatentForm, cache: CacheFormat = 'f32'): Subgraph {
+export function latentLayerGraph(shape: Shape, latent: Latent, tokens: number, form: LatentForm, context: number, cache: CacheFormat = 'f32'): Subgraph {
   const { hidden, heads, kvHeads, headDim } = shape;
   const { components, rank } = latent;
   const ropeWidth = 2 * components;
@@ -99,8 +101,7 @@ export function latentLayerGraph(shape: Shape, latent: Latent, tokens: number, f
       keyRope: projection(g, 'k_rope_proj', ropeWidth, hidden), down: projection(g, 'kv_down_proj', rank, hidden),
       up: upProjections(g, shape, latent), output: projection(g, 'o_proj', hidden, heads * headDim),
     };
-    const store = (name: 'rope' | 'latent', width: number) => rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name]));
-    const stores = { rope: store('rope', ropeWidth), latent: store('latent', rank) };
+    const stores = latentStores(g, shape, latent, cache, context);
     const dims = { heads, kvHeads, ropeWidth, nopeWidth: headDim, valueWidth: headDim, scale: scaleOf(shape) };
     const { output, rows } = mlaAttentionLayer(g, x.hidden, weights, angles(g, components, tokens, x.positions), [], segmentationOf(g, tokens, x.positions), dims, form, stores);
     return { output, ...(rows.rope === null ? {} : { rope: rows.rope }), latent: rows.latent };

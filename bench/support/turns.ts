@@ -21,7 +21,7 @@ export interface Times {
 
 /** Timed runs before the next contender's turn. */
 const PER_TURN = 3;
-/** Untimed runs go first for so long: idle threads of the engine spin for some 20 ms, and those of the last contender's session would share the cores. */
+/** Untimed runs go first for so long: idle threads of the engine spin for a while, and those of the last contender's session would share the cores. */
 const SETTLE_MS = 50;
 
 /** Times of each contender, in order. Every one is run before the clock starts, and closed at the end. */
