@@ -116,7 +116,7 @@ export type { DifferentiateOptions } from './autodiff/differentiate.ts';
 export { initialWeights } from './train/initialise.ts';
 export type { InitialiseOptions } from './train/initialise.ts';
 export { createTrainer, trainStep } from './train/trainer.ts';
-export type { Feeds, Trainer, TrainerOptions, TrainStep, Update, Weights } from './train/trainer.ts';
+export type { Feeds, StepMemory, Trainer, TrainerOptions, TrainStep, Update, Weights } from './train/trainer.ts';
 export { createAdamW, relativeRates } from './train/adamw.ts';
 export type { AdamW, AdamWOptions, AdamWState } from './train/adamw.ts';
 export { heal } from './train/heal.ts';

@@ -12,6 +12,7 @@ import { printSubgraph } from '../lib/graph/print.ts';
 import { renamePorts, replaceSymbols } from '../lib/graph/rename.ts';
 import { benchmarkSubgraph, runSubgraph } from '../lib/graph/run.ts';
 import { openRuntime } from '../lib/graph/runtime.ts';
+import { outputsStay } from '../lib/graph/uncopied-outputs.ts';
 import type { Attribute, Constant, Dim, DType, HostTensor, Node, Port, Subgraph } from '../lib/graph/subgraph.ts';
 import { tensor, tensorBytes, toDType, zeros } from '../lib/tensor.ts';
 
@@ -435,6 +436,35 @@ t.test('ports are checked before the engine is called', async (t) => {
   await t.rejects(openRuntime({ ...g, nodes: g.nodes.slice(1) }), /openRuntime: scores: .*kT/s);
   await t.rejects(openRuntime(g, { threads: 0 }), { message: 'openRuntime: threads must be 1 or more, got 0' });
   await t.rejects(openRuntime({ ...g, inputs: [port('q', 'bfloat16', 7)] }), /ports of scores cannot be bfloat16, got q/);
+});
+
+t.test('uncopied: outputs with memory of their own stay there, all else is as ever', async (t) => {
+  const g: Subgraph = {
+    name: 'rows', inputs: [f32('x', 5, 3), port('ids', 'int64', 'n')], outputs: [f32('picked', 'n', 3), f32('doubled', 5, 3)],
+    nodes: [node('Gather', ['x', 'ids'], ['picked']), node('Add', ['x', 'x'], ['doubled'])], constants: new Map(),
+  };
+  const x = ramp([5, 3]), ids = i64(4, 1);
+  const runtime = await openRuntime(g, { threads: 1, uncopied: true });
+  t.teardown(() => runtime.release());
+  t.same(runtime.outputs, ['picked', 'doubled']);
+  const memory = new Float32Array(8), picked = tensor('float32', [2, 3], memory.subarray(1, 7)), doubled = zeros('float32', [5, 3]);
+  for (const more of [0, 1]) { // a run that was cut short leaves nothing behind that the next would trip over
+    memory.fill(9);
+    const result = await runtime.run({ x, ids }, { doubled, picked });
+    t.equal(result.picked, picked);
+    t.equal(result.doubled, doubled);
+    t.same([...memory], [9, ...x.data.subarray(12, 15), ...x.data.subarray(3, 6), 9], `written in place, nothing beside it (${more})`);
+    t.same([...doubled.data], [...x.data].map((value) => 2 * value));
+  }
+  await t.rejects(runtime.run({ x, ids: i64(4, 7) }, { picked, doubled }), /runSubgraph: rows: .*idx=7/s, 'an error of the run is one');
+  const half = await runtime.run({ x, ids }, { picked, doubled: null });
+  t.equal(half.picked, picked);
+  t.same(values(half.doubled), values(doubled));
+  t.same(values((await runtime.run({ x, ids }, ['picked'])).picked), values(picked));
+
+  const saysNothing = { run: async () => undefined, release: async () => {} };
+  t.equal(await outputsStay(async () => saysNothing), false, 'an engine that does not write is seen');
+  t.equal(await outputsStay(async () => ({ ...saysNothing, run: async () => { throw new Error('Non tensor type is temporarily not supported.'); } })), false);
 });
 
 t.test('memory: views are honoured, outputs can be given, types come back as declared', async (t) => {

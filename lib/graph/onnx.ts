@@ -40,6 +40,8 @@ export interface ModelOptions {
    * stored ones referred to by their own path. `depth` is 0 for the subgraph itself, 1 for a body inside it, and so on.
    */
   readonly place?: (name: string, constant: Constant, depth: number) => Placement | null;
+  /** Name of one more output, in front of the others: an empty sequence of float32 tensors. Default none. */
+  readonly emptySequence?: string | undefined;
 }
 
 /**
@@ -105,6 +107,12 @@ export function toModel(subgraph: Subgraph, options: ModelOptions = {}): Uint8Ar
   });
 
   const body = graph(subgraph, 0);
+  if (options.emptySequence !== undefined) {
+    const sequence = options.emptySequence;
+    const element = { value: { case: 'tensorType' as const, value: { elemType: Type.FLOAT } } };
+    body.node.push(create(NodeProtoSchema, { name: sequence, opType: 'SequenceEmpty', output: [sequence] }));
+    body.output.unshift(create(ValueInfoProtoSchema, { name: sequence, type: { value: { case: 'sequenceType', value: { elemType: element } } } }));
+  }
   const opsetImport = [...used].map((domain) => ({ domain, version: BigInt(versions[domain]!) }));
   return toBinary(ModelProtoSchema, create(ModelProtoSchema, { irVersion: 10n, producerName: 'attention-surgery', opsetImport, graph: body }));
 }

@@ -6,6 +6,7 @@ import { toModel } from './onnx.ts';
 import { placeConstants } from './placement.ts';
 import { portChecker } from './ports.ts';
 import type { HostTensor, Port, Subgraph } from './subgraph.ts';
+import { isUncopied, outputsStay, UNCOPIED } from './uncopied-outputs.ts';
 
 export interface RuntimeOptions {
   /** Threads inside one operator. Default: the cores this process may use, at most 8: single layers do not fill more. */
@@ -31,6 +32,11 @@ export interface RuntimeOptions {
    * other work between, may do without.
    */
   readonly memoryArena?: boolean;
+  /**
+   * Copy nothing after a run in which every output has its memory (see Fetches). Default false. Rests on behaviour of
+   * the engine that nobody promises; where a test at the first opening does not see it, outputs are copied as ever.
+   */
+  readonly uncopied?: boolean;
   /** Where large host constants pass through a file when a subgraph mixes them with stored ones. Default: the system's. */
   readonly temporaryDirectory?: string;
 }
@@ -44,7 +50,7 @@ export interface Runtime {
   /**
    * Runs once. Feeds are read in place, subviews included. `fetches`: names of the outputs wanted (default all), or
    * tensors that receive them in place, null for one that the engine makes. onnxruntime-node copies every fetched output once more even so, about 0.1 ms
-   * per MB (0.5 ms from 32 MB on): do not fetch a large cache each step. Blocks the event loop while it computes.
+   * per MB (0.5 ms from 32 MB on): do not fetch a large cache each step, or see RuntimeOptions.uncopied. Blocks the event loop while it computes.
    */
   run(feeds: Readonly<Record<string, HostTensor>>, fetches?: readonly string[] | Fetches): Promise<Record<string, HostTensor>>;
   /** Frees the session; later runs are refused. Calling it twice is harmless. */
@@ -63,6 +69,13 @@ export const defaultThreads = (): number => Math.min(availableParallelism(), 8);
  * onnxruntime, any files at any offset. Errors name the subgraph.
  */
 export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = {}): Promise<Runtime> {
+  return open(subgraph, options, options.uncopied === true && await stays());
+}
+
+const stays = (): Promise<boolean> => (staying ??= outputsStay((subgraph) => open(subgraph, { threads: 1 }, true)));
+let staying: Promise<boolean> | null = null;
+
+async function open(subgraph: Subgraph, options: RuntimeOptions, uncopied: boolean): Promise<Runtime> {
   const { provider = 'cpu', prepack = true, spinning = true, optimisation = 'all', memoryPattern = true, memoryArena = true, threads = defaultThreads() } = options;
   if (!Number.isInteger(threads) || threads < 1) throw new Error(`openRuntime: threads must be 1 or more, got ${threads}`);
   for (const port of [...subgraph.inputs, ...subgraph.outputs]) {
@@ -70,7 +83,7 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
   }
   const placed = placeConstants(subgraph, options.temporaryDirectory ?? tmpdir());
   try {
-    const session = await InferenceSession.create(toModel(subgraph, { place: placed.place }), {
+    const session = await InferenceSession.create(toModel(subgraph, { place: placed.place, ...(uncopied ? { emptySequence: UNCOPIED } : {}) }), {
       executionProviders: [provider], intraOpNumThreads: threads, interOpNumThreads: 1, graphOptimizationLevel: optimisation, logSeverityLevel: SILENT, enableMemPattern: memoryPattern, enableCpuMemArena: memoryArena,
       externalData: placed.memory,
       extra: { session: {
@@ -78,7 +91,7 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
         ...(placed.root === null ? {} : { model_external_initializers_file_folder_path: placed.root }),
       } },
     });
-    return runtimeOf(session, subgraph.name, subgraph.inputs, subgraph.outputs);
+    return runtimeOf(session, subgraph, uncopied);
   } catch (error) {
     throw failed('openRuntime', subgraph.name, error);
   } finally {
@@ -86,9 +99,9 @@ export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = 
   }
 }
 
-/** Takes the ports and not the subgraph: a runtime that outlives it must not keep its constants in memory. */
-function runtimeOf(open: InferenceSession, subgraph: string, inputPorts: readonly Port[], outputPorts: readonly Port[]): Runtime {
-  let session: InferenceSession | null = open;
+/** Keeps the ports and not the subgraph: a runtime that outlives it must not keep its constants in memory. */
+function runtimeOf(opened: InferenceSession, { name: subgraph, inputs: inputPorts, outputs: outputPorts }: Subgraph, uncopied: boolean): Runtime {
+  let session: InferenceSession | null = opened;
   const checkFeeds = portChecker('runSubgraph', 'input', inputPorts);
   const checkFetches = portChecker('runSubgraph', 'output', outputPorts);
   const outputs = new Map(outputPorts.map((port) => [port.name, port]));
@@ -109,11 +122,14 @@ function runtimeOf(open: InferenceSession, subgraph: string, inputPorts: readonl
     checkFetches(given, bindings);
     const names = Object.keys(wanted);
     if (names.length === 0) throw new Error(`runSubgraph: at least one output of ${subgraph} must be fetched, got none`);
+    const isUncopiedRun = uncopied && names.every((name) => given[name] !== undefined);
+    if (isUncopiedRun) wanted[UNCOPIED] = null;
     try {
       const result = await session.run(fed, wanted, QUIET), taken: Record<string, HostTensor> = {};
       for (const name of names) taken[name] = given[name] ?? hostTensor(outputs.get(name)!, result[name]!);
       return taken;
     } catch (error) {
+      if (isUncopiedRun && isUncopied(error)) return given;
       throw failed('runSubgraph', subgraph, error);
     }
   };

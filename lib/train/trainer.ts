@@ -4,7 +4,8 @@ import { differentiate, gradientOf } from '../autodiff/differentiate.ts';
 import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime.ts';
 import type { Subgraph } from '../graph/subgraph.ts';
 import { createAdamW, type AdamWOptions, type AdamWState } from './adamw.ts';
-import { freeMemory } from '../free-memory.ts';
+import { lazily } from '../lazily.ts';
+import { zeros } from '../tensor.ts';
 import { optimiserKernel } from './optimiser-kernel.ts';
 
 export type Weights = ReadonlyMap<string, HostTensor<'float32'>>;
@@ -17,12 +18,16 @@ export interface TrainStep {
   readonly gradients: ReadonlyMap<string, Float32Array>;
 }
 
+/** Memory for the loss and the gradients, by output: what a step before has given and nobody needs any more. */
+export type StepMemory = Readonly<Record<string, HostTensor<'float32'>>>;
+
 /**
  * One run forward and back, for training loops of one's own. `runtime`: differentiate(..., { loss: 'loss', wrt: trainable })
- * opened; `weights`: every weight that is an input of it; `feeds`: the other inputs.
+ * opened; `weights`: every weight that is an input of it; `feeds`: the other inputs; `into`: where loss and gradients go
+ * (default: new memory), without a copy when `runtime` was opened with `uncopied`.
  */
-export async function trainStep(runtime: Runtime, weights: Weights, trainable: readonly string[], feeds: Feeds): Promise<TrainStep> {
-  const outputs = await runtime.run({ ...Object.fromEntries([...weights].filter(([name]) => runtime.inputs.includes(name))), ...feeds }, ['loss', ...trainable.map(gradientOf)]);
+export async function trainStep(runtime: Runtime, weights: Weights, trainable: readonly string[], feeds: Feeds, into?: StepMemory): Promise<TrainStep> {
+  const outputs = await runtime.run({ ...Object.fromEntries([...weights].filter(([name]) => runtime.inputs.includes(name))), ...feeds }, into ?? ['loss', ...trainable.map(gradientOf)]);
   const floats = (name: string): Float32Array => {
     const tensor = outputs[name];
     if (tensor?.dtype !== 'float32') throw new TypeError(`trainStep: output ${name} must be float32, got ${tensor?.dtype}`);
@@ -73,28 +78,38 @@ export async function createTrainer(options: TrainerOptions): Promise<Trainer> {
   const { subgraph, weights, trainable, checkpoints = [], recompute = false } = options;
   const missing = trainable.find((name) => !weights.has(name));
   if (missing !== undefined) throw new RangeError(`createTrainer: trainable must name weights, got ${missing}`);
-  const runtime = await openRuntime(differentiate(subgraph, { loss: 'loss', wrt: trainable, checkpoints, recompute }), { memoryPattern: false, ...options.runtime });
+  const backward = differentiate(subgraph, { loss: 'loss', wrt: trainable, checkpoints, recompute });
+  const runtime = await openRuntime(backward, { memoryPattern: false, uncopied: true, ...options.runtime });
   const optimiser = createAdamW(options.optimiser, options.state);
   const kernel = optimiserKernel();
+  // One for what is summed, one for what is added to it: gradients of every update lie in the same memory.
+  const sum = lazily(() => stepMemory(backward)), addend = lazily(() => stepMemory(backward));
   return {
     weights, trainable,
     get state() { return optimiser.state; },
     async update(batches, learningRate) {
       const [first, ...rest] = batches;
       if (first === undefined) throw new RangeError('Trainer.update: needs at least one batch, got none');
-      let { loss, gradients } = await trainStep(runtime, weights, trainable, first);
+      const { loss: firstLoss, gradients } = await trainStep(runtime, weights, trainable, first, sum());
+      let loss = firstLoss;
       for (const batch of rest) {
-        const more = await trainStep(runtime, weights, trainable, batch);
+        const more = await trainStep(runtime, weights, trainable, batch, addend());
         loss += more.loss;
         for (const [name, gradient] of more.gradients) kernel.add(gradients.get(name) ?? gradient, gradient);
-        freeMemory(more.gradients.values());
       }
       loss /= batches.length;
       if (!Number.isFinite(loss)) throw new RangeError(`Trainer.update: loss must be finite, got ${loss}`);
       const { norm: gradientNorm, largest } = optimiser.update(weights, gradients, batches.length, learningRate);
-      freeMemory(gradients.values());
       return { step: optimiser.state.step, loss, gradientNorm, largest };
     },
     close: () => runtime.release(),
   };
+}
+
+/** Zeros in the shapes of all outputs. */
+function stepMemory({ name: subgraph, outputs }: Subgraph): StepMemory {
+  return Object.fromEntries(outputs.map(({ name, shape }) => [name, zeros('float32', shape.map((dim) => {
+    if (typeof dim === 'string') throw new RangeError(`createTrainer: outputs of ${subgraph} must have known shapes, got ${name} [${shape}]`);
+    return dim;
+  }))]));
 }
