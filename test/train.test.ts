@@ -237,7 +237,7 @@ t.test('a converted model learns from its source: every set of weights, every lo
   const start = await loadWeights(student);
   const runs = [
     { loss: 'teacher', train: 'attention' }, { loss: 'teacher', train: 'factors' }, { loss: 'layers', train: 'attention' }, { loss: 'layers-own', train: 'attention' },
-    { loss: 'next-token', train: 'attention-and-norms' },
+    { loss: 'next-token', train: 'attention-and-norms' }, { loss: 'teacher', train: 'layers' },
   ] as const;
   for (const [i, { loss, train: which }] of runs.entries()) {
     const out = join(scratch, `healed-${i}`);
@@ -251,6 +251,7 @@ t.test('a converted model learns from its source: every set of weights, every lo
     t.same(changed.filter((name) => !names.has(name)), [], `${which}: frozen weights are as they were`);
     t.ok(changed.length > 0 && names.size < start.size, `${changed.length} of ${names.size} weights have changed`);
   }
+  t.same([...start.keys()].filter((name) => !trainableNames(student, start.keys(), 'layers').includes(name)), ['model.embed_tokens.weight', 'lm_head.weight'].filter((name) => start.has(name)));
   await t.rejects(train(student, join(scratch, 'idle'), { ...small, teacher: model, loss: 'layers', train: 'all' }), /weights of all must take part in loss layers, got model.embed_tokens.weight; try attention/);
   t.throws(() => trainableNames(model, start.keys(), 'factors'), /factors are there in converted models only/);
 });

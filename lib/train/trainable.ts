@@ -10,6 +10,7 @@ export interface TrainableSet {
 
 const rows = {
   all: { name: 'all', what: 'every weight' },
+  layers: { name: 'layers', what: 'every weight but the embedding and the output head' },
   attention: { name: 'attention', what: 'the weights of the attention layers' },
   'attention-and-norms': { name: 'attention-and-norms', what: 'the attention layers and every norm' },
   factors: { name: 'factors', what: 'the down and up projections of the latent (converted models)' },
@@ -29,8 +30,10 @@ export function trainableNames(model: Model, names: Iterable<string>, which: Tra
   const attention = new Set(layers.flatMap((layer) => [...attentionShapes(model, layer).keys()]));
   const norms = new Set([family.finalNorm, ...layers.flatMap((layer) => [family.layer(layer).attentionNorm, family.layer(layer).mlpNorm])].map((name) => `${name}.weight`));
   const factors = new Set(layers.flatMap((layer) => FACTORS.flatMap((tensor) => ['weight', 'bias'].map((end) => `${mlaTensorName(layer, tensor)}.${end}`))));
+  const ends = new Set([family.embedding, family.head(config)].map((name) => `${name}.weight`));
   const has: Readonly<Record<TrainableName, (name: string) => boolean>> = {
     all: () => true,
+    layers: (name) => !ends.has(name),
     attention: (name) => attention.has(name),
     'attention-and-norms': (name) => attention.has(name) || norms.has(name),
     factors: (name) => factors.has(name),
