@@ -106,13 +106,22 @@ t.test('losses: chunks, readings, and what they are zero for', async (t) => {
   t.ok(Math.abs(kl - (whole.reference.teacher?.data[0] ?? NaN)) < 1e-12);
 });
 
-t.test('the optimiser equals a plain loop, whatever the length', (t) => {
-  const kernel = optimiserKernel();
-  for (const length of [1, 3, 4, 31, 16384, 16387, 40001]) {
+t.test('the optimiser equals a plain loop, whatever the length, wherever the rows lie', (t) => {
+  const lengths = [1, 3, 4, 31, 16384, 16387, 40001];
+  const kernel = optimiserKernel(lengths.flatMap((length) => [length, length]));
+  const own = (values: Float32Array): Float32Array => {
+    const row = kernel.row(values.length);
+    row.set(values);
+    return row;
+  };
+  const made: Float32Array[] = [];
+  for (const length of lengths) {
     const row = (): Float32Array => normal([length], random).data;
-    const [weights, first, gradient] = [row(), row(), row()];
+    const [weights, first, gradient] = [row(), row(), own(row())];
     const second = row().map((v) => v * v);
-    const [w, m, v] = [weights.slice(), first.slice(), second.slice()];
+    const [w, m, v] = [weights.slice(), own(first), second.slice()];
+    made.push(gradient, m);
+    t.equal(gradient.buffer, m.buffer);
     kernel.adamw({ weights: w, first: m, second: v, gradient }, { gradientScale: 0.5, beta1: 0.9, beta2: 0.95, keep: 0.99, stepSize: 0.01, rootScale: 1.3, epsilon: 1e-3 });
     const expected = [weights, first, second].map((a) => Float64Array.from(a));
     for (let i = 0; i < length; i++) {
@@ -124,7 +133,13 @@ t.test('the optimiser equals a plain loop, whatever the length', (t) => {
     const sum = weights.slice();
     kernel.add(sum, gradient);
     t.equal(difference(weights.map((x, i) => x + (gradient[i] ?? NaN)), sum), 0);
+    kernel.add(gradient, m);
+    t.equal(difference(sum.map((x, i) => x - (weights[i] ?? NaN) + (m[i] ?? NaN)), gradient) < 1e-6, true);
   }
+  const ends = made.map((row) => row.byteOffset + row.byteLength);
+  t.ok(made.slice(1).every((row, i) => row.byteOffset >= (ends[i] ?? NaN)), 'rows do not touch');
+  t.not(kernel.row(70000).buffer, made[0]?.buffer, 'what no memory was asked for lies elsewhere');
+  t.same([...kernel.row(70000)], [...new Float32Array(70000)]);
   t.end();
 });
 

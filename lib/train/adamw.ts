@@ -37,14 +37,18 @@ export function gradientNorms(kernel: OptimiserKernel, gradients: ReadonlyMap<st
   return new Map([...gradients].map(([name, gradient]) => [name, Math.sqrt(kernel.squares(gradient)) / micro]));
 }
 
-/** Starts from `state`, or from nothing. State belongs to the optimiser: it changes in place. */
-export function createAdamW(options: AdamWOptions = {}, state: AdamWState = { step: 0, first: new Map(), second: new Map() }): AdamW {
+/** Starts from a copy of `state`, or from nothing. `kernel` makes the rows that the optimiser remembers. */
+export function createAdamW(options: AdamWOptions = {}, state: AdamWState = { step: 0, first: new Map(), second: new Map() }, kernel: OptimiserKernel = optimiserKernel()): AdamW {
   const { betas: [beta1, beta2] = [0.9, 0.95], epsilon = 1e-8, weightDecay = 0.1, clipNorm = 1, rateFactors = {} } = options;
-  const kernel = optimiserKernel();
-  const first = new Map(state.first), second = new Map(state.second);
+  const copied = (rows: ReadonlyMap<string, Float32Array>): Map<string, Float32Array> => new Map([...rows].map(([name, values]) => {
+    const row = kernel.row(values.length);
+    row.set(values);
+    return [name, row];
+  }));
+  const first = copied(state.first), second = copied(state.second);
   let step = state.step;
   const memory = (of: Map<string, Float32Array>, name: string, length: number): Float32Array => {
-    const row = of.get(name) ?? new Float32Array(length);
+    const row = of.get(name) ?? kernel.row(length);
     of.set(name, row);
     return row;
   };

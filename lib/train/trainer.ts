@@ -5,8 +5,8 @@ import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime
 import type { Subgraph } from '../graph/subgraph.ts';
 import { createAdamW, type AdamWOptions, type AdamWState } from './adamw.ts';
 import { lazily } from '../lazily.ts';
-import { zeros } from '../tensor.ts';
-import { optimiserKernel } from './optimiser-kernel.ts';
+import { elementCount } from '../tensor.ts';
+import { optimiserKernel, type OptimiserKernel } from './optimiser-kernel.ts';
 
 export type Weights = ReadonlyMap<string, HostTensor<'float32'>>;
 export type Feeds = Readonly<Record<string, HostTensor>>;
@@ -80,17 +80,17 @@ export async function createTrainer(options: TrainerOptions): Promise<Trainer> {
   if (missing !== undefined) throw new RangeError(`createTrainer: trainable must name weights, got ${missing}`);
   const backward = differentiate(subgraph, { loss: 'loss', wrt: trainable, checkpoints, recompute });
   const runtime = await openRuntime(backward, { memoryPattern: false, uncopied: true, ...options.runtime });
-  const optimiser = createAdamW(options.optimiser, options.state);
-  const kernel = optimiserKernel();
-  // One for what is summed, one for what is added to it: gradients of every update lie in the same memory.
-  const sum = lazily(() => stepMemory(backward)), addend = lazily(() => stepMemory(backward));
+  // Moments and gradients of every update lie where the optimiser works.
+  const kernel = optimiserKernel([1, ...trainable.flatMap((name) => Array<number>(3).fill(weights.get(name)?.data.length ?? 0))]);
+  const optimiser = createAdamW(options.optimiser, options.state, kernel);
+  const sum = stepMemory(backward, kernel), addend = lazily(() => stepMemory(backward, kernel));
   return {
     weights, trainable,
     get state() { return optimiser.state; },
     async update(batches, learningRate) {
       const [first, ...rest] = batches;
       if (first === undefined) throw new RangeError('Trainer.update: needs at least one batch, got none');
-      const { loss: firstLoss, gradients } = await trainStep(runtime, weights, trainable, first, sum());
+      const { loss: firstLoss, gradients } = await trainStep(runtime, weights, trainable, first, sum);
       let loss = firstLoss;
       for (const batch of rest) {
         const more = await trainStep(runtime, weights, trainable, batch, addend());
@@ -107,9 +107,12 @@ export async function createTrainer(options: TrainerOptions): Promise<Trainer> {
 }
 
 /** Zeros in the shapes of all outputs. */
-function stepMemory({ name: subgraph, outputs }: Subgraph): StepMemory {
-  return Object.fromEntries(outputs.map(({ name, shape }) => [name, zeros('float32', shape.map((dim) => {
-    if (typeof dim === 'string') throw new RangeError(`createTrainer: outputs of ${subgraph} must have known shapes, got ${name} [${shape}]`);
-    return dim;
-  }))]));
+function stepMemory({ name: subgraph, outputs }: Subgraph, kernel: OptimiserKernel): StepMemory {
+  return Object.fromEntries(outputs.map((port) => {
+    const shape = port.shape.map((dim) => {
+      if (typeof dim === 'string') throw new RangeError(`createTrainer: outputs of ${subgraph} must have known shapes, got ${port.name} [${port.shape}]`);
+      return dim;
+    });
+    return [port.name, { dtype: 'float32', shape, data: kernel.row(elementCount(shape)) }];
+  }));
 }
