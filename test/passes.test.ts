@@ -413,12 +413,19 @@ t.test('rotations of neighbouring pieces become one', async (t) => {
   t.end();
 });
 
-/** Queries of three heads against cached rows of 8 bits, and the new row; `other`: queries that something else happens to first. */
-const roundings = (other: boolean): Subgraph => record('roundings', {
+/**
+ * Queries of three heads against cached rows of 8 bits, and the new row; `other`: queries that something else happens to first;
+ * `together`: both out of one product, cut along the last of three axes.
+ */
+const roundings = (other: boolean, together = false): Subgraph => record('roundings', {
   x: { dtype: 'float32', shape: [1, 1, 64] }, past: { dtype: 'uint8', shape: ['p', 8] }, past_step: { dtype: 'float32', shape: ['p', 1] },
 }, (g, { x, past, past_step }) => {
-  const query = linear(g, x, g.parameter('q', draw(101, [3 * (other ? 16 : 8), 64])));
-  const row = storeRows(g, linear(g, x, g.parameter('k', draw(103, [8, 64]))), 'int8');
+  const cut = (): [Value, Value] => {
+    const [query, own] = g.split(linear(g, x, g.parameter('qk', draw(102, [32, 64]))), 2, [24, 8]);
+    return [query!, own!];
+  };
+  const [query, own] = together ? cut() : [linear(g, x, g.parameter('q', draw(101, [3 * (other ? 16 : 8), 64]))), linear(g, x, g.parameter('k', draw(103, [8, 64])))];
+  const row = storeRows(g, own, 'int8');
   const old = storedRows(g, { format: 'int8', bytes: g.reshape(past, [1, 'p', 8]), step: g.reshape(past_step, [1, 'p', 1]) });
   const heads = other ? g.scale(g.reshape(query, [1, 1, 1, 6, 8]), 2) : g.reshape(query, [1, 1, 1, 3, 8]);
   if (!('bytes' in row)) throw new TypeError(`8-bit rows have a step, got ${row.format}`);
@@ -427,16 +434,18 @@ const roundings = (other: boolean): Subgraph => record('roundings', {
 
 t.test('roundings of neighbouring pieces become one, and whole-number products scale their sums', async (t) => {
   const passes: readonly Pass[] = [fuseTransposedWeights, mergeProjections, mergeRoundings, fuseIntegerProducts];
-  const g = roundings(false), merged = runPasses(g, passes);
-  inferShapes(merged);
-  t.same([count(g, 'QuantizeLinear'), count(merged, 'QuantizeLinear'), count(merged, 'Cast'), count(merged, 'MatMulIntegerToFloat')], [2, 1, 0, 1]);
-  const feeds = { x: draw(105, [1, 1, 64]), past: tensor('uint8', [5, 8], Uint8Array.from({ length: 40 }, (_, i) => (i * 37) % 256)), past_step: draw(107, [5, 1]) };
-  const [want, got] = [await runSubgraph(g, feeds, { threads: 1 }), await runSubgraph(merged, feeds, { threads: 1 })];
-  t.ok(distance(floats(got.scores), floats(want.scores)) < 1e-6, 'scores');
-  t.same([got.bytes?.data, got.step?.data, got.bytes?.shape, got.step?.shape], [want.bytes?.data, want.step?.data, want.bytes?.shape, want.step?.shape], 'the row');
-  const appends = [{ input: 'past', output: 'bytes' }, { input: 'past_step', output: 'step' }];
-  t.equal(appendsAreOrdered(runPasses(g, [fuseTransposedWeights, mergeProjections]), appends), false);
-  t.equal(appendsAreOrdered(merged, appends), true, 'queries and row are rounded by one node');
+  for (const g of [roundings(false), roundings(false, true)]) {
+    const merged = runPasses(g, passes);
+    inferShapes(merged);
+    t.same([count(g, 'QuantizeLinear'), count(merged, 'QuantizeLinear'), count(merged, 'Cast'), count(merged, 'MatMulIntegerToFloat')], [2, 1, 0, 1]);
+    const feeds = { x: draw(105, [1, 1, 64]), past: tensor('uint8', [5, 8], Uint8Array.from({ length: 40 }, (_, i) => (i * 37) % 256)), past_step: draw(107, [5, 1]) };
+    const [want, got] = [await runSubgraph(g, feeds, { threads: 1 }), await runSubgraph(merged, feeds, { threads: 1 })];
+    t.ok(distance(floats(got.scores), floats(want.scores)) < 1e-6, 'scores');
+    t.same([got.bytes?.data, got.step?.data, got.bytes?.shape, got.step?.shape], [want.bytes?.data, want.step?.data, want.bytes?.shape, want.step?.shape], 'the row');
+    const appends = [{ input: 'past', output: 'bytes' }, { input: 'past_step', output: 'step' }];
+    t.equal(appendsAreOrdered(runPasses(g, [fuseTransposedWeights, mergeProjections]), appends), false);
+    t.equal(appendsAreOrdered(merged, appends), true, 'queries and row are rounded by one node');
+  }
   t.equal(count(runPasses(roundings(true), passes), 'QuantizeLinear'), 2, 'rows that were changed first stay apart');
 });
 

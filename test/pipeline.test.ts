@@ -95,6 +95,13 @@ for (const name of llamaZoo) {
           if (!appendInPlace || (absorption === 'merged' && name !== 'llama-bias')) t.same(seen, [appendInPlace ? 'appended' : 'split'], 'one graph was built, of the kind asked for');
         }
       }
+      if (name === 'llama-gqa-tied' || name === 'mistral-window') {
+        const seen: string[] = [], decodePasses = [...fast, (graph: Subgraph) => (seen.push(graph.name.split('-').at(-2) ?? ''), graph)];
+        const steps = (appendInPlace: boolean): Promise<Float32Array> => withSession(lossy, { absorption: 'merged', cache: 'int8', appendInPlace, decodePasses }, (session) => oneByOne(session, ids));
+        const inPlace = await steps(true), copied = await steps(false);
+        t.same(seen, ['appended', 'split'], 'codes go into the cache in place too');
+        t.ok(difference(copied, inPlace) < 0.05, `codes in place and copied: ${difference(copied, inPlace)}`);
+      }
       await withSession(lossy, { forms: { prefill: 'absorbed', decode: 'expanded' } }, async (session) => {
         t.ok(worst(expanded, (await session.logits(session.createCache(), ids)).data) < goldenTolerance, 'absorbed prefill equals expanded prefill');
       });
