@@ -119,6 +119,8 @@ export { createTrainer, trainStep } from './train/trainer.ts';
 export type { Feeds, StepMemory, Trainer, TrainerOptions, TrainStep, Update, Weights } from './train/trainer.ts';
 export { createAdamW, relativeRates } from './train/adamw.ts';
 export type { AdamW, AdamWOptions, AdamWState } from './train/adamw.ts';
+export { optimiserKernel } from './train/optimiser-kernel.ts';
+export type { AdamWNumbers, AdamWRows, OptimiserKernel } from './train/optimiser-kernel.ts';
 export { heal } from './train/heal.ts';
 export type { Healing, HealOptions } from './train/heal.ts';
 export { healLayers } from './train/heal-layers.ts';

@@ -72,10 +72,21 @@ const PAGE = 65536, MOST_PAGES = 65536;
 /** Bytes of a row, rounded up to whole lines so that vectors never reach into the next. */
 const lineBytes = (length: number): number => LINE * Math.ceil((4 * length) / LINE);
 
+/** Memory for so many bytes, or, where the system has not got them in one piece, for the blocks alone. */
+function memoryFor(bytes: number): { readonly buffer: ArrayBuffer } {
+  const open = (size: number): { readonly buffer: ArrayBuffer } => new WebAssembly.Memory({ initial: Math.min(MOST_PAGES, Math.ceil(size / PAGE)) });
+  try {
+    return open(bytes);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return open(ROWS_START);
+  }
+}
+
 /** Opens the kernel; it keeps no state between calls but the rows made with `row`, `lengths` of which fit its memory. */
 export function optimiserKernel(lengths: readonly number[] = []): OptimiserKernel {
   const end = lengths.reduce((sum, length) => sum + lineBytes(length) + ROW_GAP, ROWS_START);
-  const memory = new WebAssembly.Memory({ initial: Math.min(MOST_PAGES, Math.ceil(end / PAGE)) });
+  const memory = memoryFor(end);
   const { buffer } = memory;
   const code = new WebAssembly.Module(Uint8Array.from(atob(instructions), (character) => character.charCodeAt(0)));
   const { exports } = new WebAssembly.Instance(code, { host: { memory } });
