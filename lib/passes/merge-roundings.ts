@@ -104,7 +104,7 @@ function mergedNodes(split: Node, { sizes, from, roundings }: Run, { fresh, cons
 /** The last axis of [1, 1, size], said either way. */
 const LAST_AXIS: readonly number[] = [-1, 2];
 
-/** Sizes of the pieces of a Split along the last axis; null for any other node. (A piece is only taken where a view of as many numbers is: no other axis passes.) */
+/** Sizes of the pieces of a Split along the last axis; null for any other node. A piece is only taken where a view of as many numbers is, so axis 2 of more than three does not pass. */
 const splitSizes = (edges: Edges, node: Node): number[] | null => (operator(node) === 'Split' && LAST_AXIS.includes(intAttribute(node, 'axis', 0)) ? valuesOf(edges, node.inputs[1] ?? '') : null);
 
 /** The rounding that is all that happens to a piece [1, 1, size]: codes from a view [rows, width] of it, sizes from that view or the piece itself. */

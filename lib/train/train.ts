@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { refuseOccupied, writeFileAtomic } from '../atomic-write.ts';
 import { writeSafetensors } from '../checkpoint/write-safetensors.ts';
+import { freeMemory } from '../free-memory.ts';
 import type { RuntimeOptions } from '../graph/runtime.ts';
 import type { Model } from '../models/model.ts';
 import { relativeRates } from './adamw.ts';
@@ -57,6 +58,8 @@ export async function train(model: Model, out: string, options: TrainOptions): P
   const trainer = await createTrainer({
     subgraph: objective.subgraph, checkpoints: objective.checkpoints, recompute: settings.recompute, weights, trainable, state, runtime, optimiser: { ...settings.optimiser, rateFactors },
   });
+  // The trainer has copied them.
+  if (state !== undefined) freeMemory([...state.first.values(), ...state.second.values()]);
   const evaluation = settings.evaluation === null ? null : await openEvaluation(model, weights, settings.evaluation, { sequenceLength, sequences: settings.evaluationSequences, runtime });
   try {
     await mkdir(directory, { recursive: true });
