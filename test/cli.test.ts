@@ -107,6 +107,21 @@ t.test('convert, then inspect, eval, generate and verify what it made', async (t
   t.match(again.stderr, /must be a source model, got .*converted already/);
 });
 
+t.test('weights rounded for a text, in a file that eval and generate take', async (t) => {
+  const file = join(work, 'codes.safetensors');
+  const made = await json('quantise', model, '--text', text, '--tokens', '150', '--out', file);
+  t.match(made, { matrices: 6, tokens: 128, texts: ['text.txt'], bytes: Number, meanRelativeError: Number, seconds: Number, out: file });
+  const perplexityOf = async (...weights: readonly string[]): Promise<number> => number((await json('eval', model, '--text', text, '--window', '31', '--windows', '5', ...weights)).perplexity);
+  const [exact, rounded] = [await perplexityOf(), await perplexityOf('--weights', file)];
+  t.ok(rounded !== exact && Math.abs(rounded / exact - 1) < 0.05, `${rounded} against ${exact}`);
+  t.match(await json('generate', model, '--prompt', 'It is', '--max-tokens', '3', '--weights', file), { weights: file, finishReason: 'max-tokens' });
+  t.match(await run(['quantise', model, '--text', text, '--out', file]), { code: 1, stderr: /--out must be a new file, but .*codes\.safetensors is there/ });
+  t.match(await run(['quantise', model, '--text', join(work, 'no.txt'), '--out', join(work, 'new.safetensors')]), { code: 1, stderr: /quantise: --text must be a readable file/ });
+  t.match(await run(['eval', zooPath('llama-bias'), '--text', text, '--weights', file]), { code: 1 });
+  t.match(await run(['eval', model, '--text', text, '--weights', join(work, 'none.safetensors')]), { code: 1, stderr: /none\.safetensors/ });
+  t.notOk(existsSync(join(work, 'new.safetensors')));
+});
+
 t.test('verify: the goldens of HF transformers, and a lossless conversion', async (t) => {
   const golden = join(zooPath('llama-gqa-tied'), 'golden.safetensors');
   const source = await json('verify', model, '--against', golden);
@@ -129,6 +144,9 @@ t.test('wrong usage: exit code 2, the rule in one line', async (t) => {
     [['eval', model, '--text', text, '--window', '1'], /--window must be a whole number of 2 or more, got 1/],
     [['eval', model, '--text', text, '--windows', '2.5'], /--windows must be a whole number/],
     [['eval', model, '--text', text, '--cache', 'f8'], /--cache must be one of f32.*, got f8/],
+    [['eval', model, '--text', text, '--weights', 'int5'], /--weights must be one of f32.* or a \.safetensors file, got int5/],
+    [['quantise', model, '--out', 'codes.bin'], /--out must end in \.safetensors, got codes\.bin/],
+    [['quantise', model, '--out', 'x.safetensors', '--block-size', '33'], /--block-size must be a power of two, got 33/],
     [['eval', model, '--text', text, '--nonsense'], /unknown option '--nonsense'/],
     [['frobnicate'], /unknown command 'frobnicate'/],
     [['convert', model], /--out <DIR> must be given/],

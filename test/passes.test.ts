@@ -1,10 +1,12 @@
 /** Passes against float64 references of what their operators compute, and against the graphs they rewrite. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
 import { linearHeads, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu, type RowReader } from '../kernels/index.ts';
+import { openSafetensors, readSafetensors } from '../lib/checkpoint/safetensors.ts';
+import { tensorSources, writeSafetensors } from '../lib/checkpoint/write-safetensors.ts';
 import { allConstants } from '../lib/graph/constants.ts';
 import { inferShapes } from '../lib/graph/infer.ts';
 import { record, type Recorder, type Value } from '../lib/graph/record.ts';
@@ -39,7 +41,8 @@ import { multiplyPlain, type GemmOptions } from '../lib/linalg/gemm.ts';
 import { identity, matrix, type Matrix } from '../lib/linalg/matrix.ts';
 import { normals, seededRandom } from '../lib/random.ts';
 import { appendsInPlace } from '../lib/session/append-in-place.ts';
-import { calibrateWeights } from '../lib/session/calibrate-weights.ts';
+import { calibrateWeights, weightCodesPass } from '../lib/session/calibrate-weights.ts';
+import { loadWeightCodes, saveWeightCodes } from '../lib/session/weight-codes-file.ts';
 import { openSession } from '../lib/session/session.ts';
 import { tensor, tensorBytes, toDType } from '../lib/tensor.ts';
 import { withDirectory, zooPath } from './support/tiny.ts';
@@ -581,7 +584,7 @@ t.test('calibrated rounding', async (t) => {
 t.test('a model with calibrated weights', async (t) => {
   const model = await openModel(zooPath('llama-gqa-tied')), { vocab } = model.config;
   const windows = [1, 2, 3].map((seed) => Array.from({ length: 61 }, (_, i) => (i * 31 * seed + seed) % vocab));
-  const pass = await calibrateWeights(model, windows, { threads: 1 });
+  const codes = await calibrateWeights(model, windows, { threads: 1 }), pass = await weightCodesPass(model, codes);
   const ids = Array.from({ length: 59 }, (_, i) => (i * 17 + 5) % vocab);
   const logits = async (passes: readonly Pass[]): Promise<Float32Array> => {
     const session = openSession(model, { threads: 1, passes });
@@ -602,11 +605,31 @@ t.test('a model with calibrated weights', async (t) => {
   t.ok(bits.includes(8) && bits.includes(4));
   const changed: Pass = (graph) => ({ ...graph, constants: new Map([...graph.constants].map(([name, c]) => [name, name.includes('mlp.up') ? draw(7, c.shape.map(Number)) : c])) });
   t.ok(distance(await logits([changed, pass]), await logits([changed])) < 2 * nearest, 'codes are not put in the place of other numbers');
+  await withDirectory(async (directory) => {
+    const file = join(directory, 'codes.safetensors');
+    await saveWeightCodes(file, codes);
+    const loaded = await loadWeightCodes(file, model);
+    t.same([...loaded.codes], [...codes.codes], 'a file gives back what was saved');
+    const other = await openModel(zooPath('llama-bias'));
+    await t.rejects(loadWeightCodes(file, other), /model of .* must be [0-9a-f]{64}, got [0-9a-f]{64}/);
+    await t.rejects(weightCodesPass(other, loaded), /codes must be those of .*llama-bias, got another model's/);
+    const bytes = readFileSync(file);
+    writeFileSync(file, bytes.subarray(0, bytes.length - 5));
+    await t.rejects(loadWeightCodes(file, model), /codes.safetensors/, 'a truncated file');
+    await writeSafetensors(join(directory, 'weights.safetensors'), tensorSources([['a', draw(1, [3])]]));
+    await t.rejects(loadWeightCodes(join(directory, 'weights.safetensors'), model), /kind of .* must be attention-surgery weight codes, got none/);
+    // A scale short: the metadata say what every tensor must hold.
+    writeFileSync(file, bytes);
+    const { metadata } = await openSafetensors(file), [first = ''] = codes.codes.keys();
+    const tensors = [...await readSafetensors(file)].map(([name, tensor]) => (name === `${first}.scales` ? [name, draw(1, [2, 2])] as const : [name, tensor] as const));
+    await writeSafetensors(join(directory, 'short.safetensors'), tensorSources(tensors), { metadata });
+    await t.rejects(loadWeightCodes(join(directory, 'short.safetensors'), model), /\.weight\.scales of .* must be float32 with \d+ elements, got float32 \[2,2\]/);
+  });
   await t.rejects(calibrateWeights(model, [[1], []]), /windows must have 1\.\.\d+ tokens, got 1, 0/);
   await withDirectory(async (directory) => {
     const out = join(directory, 'converted');
     await convert(model, out, { plan: 'uniform', factor: 'joint', budget: { pairs: 2, rank: 10 } });
-    const converted = await openModel(out), marked = await calibrateWeights(converted, windows, { threads: 1 });
+    const converted = await openModel(out), marked = await weightCodesPass(converted, await calibrateWeights(converted, windows, { threads: 1 }));
     const [exact, close] = await Promise.all([[], [marked]].map(async (passes) => {
       const session = openSession(converted, { threads: 1, passes });
       try {

@@ -9,14 +9,14 @@ const values = [
   'chooseLatentGroups', 'collectStatistics', 'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost',
   'decodePasses', 'decodePassesFor', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration', 'fromModel', 'fromNdarray',
   'fuseIntegerProducts', 'fuseSkipNorms', 'fuseTransposedWeights', 'generate', 'gradientOf', 'heal', 'healLayers', 'healingText', 'hugePageEnvironment', 'inferShapes',
-  'initialWeights', 'isHubId', 'isOneRow', 'jointKvSvd', 'learningRateFactor', 'loadPrompt', 'losses', 'mergeProjections', 'mergeRotations', 'mergeRoundings', 'nextTokenSubgraph',
+  'initialWeights', 'isHubId', 'isOneRow', 'jointKvSvd', 'learningRateFactor', 'loadPrompt', 'loadWeightCodes', 'losses', 'mergeProjections', 'mergeRotations', 'mergeRoundings', 'nextTokenSubgraph',
   'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSequences', 'openSession', 'openStatistics',
   'openTokenSource', 'openTokenizer', 'optimiserKernel', 'packageFile', 'parseConfig', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic',
   'quantiseWeights', 'rankRopeDims', 'readAttentionLayer', 'readConfig', 'readModel', 'readPairTable', 'readSafetensors', 'record',
   'regressionSubgraph', 'relativeRates', 'relayModel', 'renamePorts', 'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan',
-  'rotateResidual', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates', 'savePrompt', 'schedules', 'scoreByRows', 'seededRandom', 'signCodes', 'signedProductsAreExact', 'startProgress', 'svgOf',
+  'rotateResidual', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates', 'savePrompt', 'saveWeightCodes', 'schedules', 'scoreByRows', 'seededRandom', 'signCodes', 'signedProductsAreExact', 'startProgress', 'svgOf',
   'teacherSubgraph', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32', 'toFloat64', 'toModel', 'toNdarray', 'tokenSource', 'train',
-  'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel', 'weightFormats', 'weightPasses', 'writeModel',
+  'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel', 'weightCodesPass', 'weightFormats', 'weightPasses', 'writeModel',
   'writeSafetensors', 'writeShardedSafetensors', 'zeros',
 ];
 

@@ -1,12 +1,12 @@
-import { weightPasses } from '../passes/weight-formats.ts';
 import { openSession } from '../session/session.ts';
 import { perplexity } from '../session/perplexity.ts';
 import { openTokenizer } from '../text/tokenizer.ts';
 import { defineCommand, modelArgument } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { cacheOption, pairTableOption, requiredText, threadsOption, weightsOption, wholeNumber } from './options.ts';
+import { cacheOption, pairTableOption, requiredText, threadsOption, wholeNumber } from './options.ts';
 import { grouped, listing } from './table.ts';
 import { readText } from './text-file.ts';
+import { passesFor, weightsOption } from './weights.ts';
 import { withProgress } from './with-progress.ts';
 
 /** `eval MODEL --text FILE`: perplexity over windows side by side, without BOS. */
@@ -28,7 +28,7 @@ export const evaluate = defineCommand({
     const model = await openNamedModel(name, io, { pairTable });
     // The whole text: a prefix of it does not always give a prefix of its ids.
     const ids = (await openTokenizer(model.path)).encode(text);
-    const session = openSession(model, { signal: io.signal, threads, cache, passes: weightPasses(weights) });
+    const session = openSession(model, { signal: io.signal, threads, cache, passes: await passesFor(model, weights) });
     try {
       const { tokensPerSecond, ...result } = await withProgress('predicting', 'windows', io, (onProgress) =>
         perplexity(session, ids, { window, windows, clock: io.clock, onProgress }));

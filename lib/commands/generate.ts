@@ -1,5 +1,4 @@
 import type { Model } from '../models/model.ts';
-import { weightPasses } from '../passes/weight-formats.ts';
 import { finishGeneration, generate } from '../session/generate.ts';
 import { savePrompt } from '../session/prompt-cache.ts';
 import { openSession } from '../session/session.ts';
@@ -7,10 +6,11 @@ import { renderChat } from '../text/chat.ts';
 import { openTokenizer, type Tokenizer } from '../text/tokenizer.ts';
 import { defineCommand, modelArgument, UsageError } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { cacheOption, flag, pairTableOption, realNumber, refuseTogether, text, texts, threadsOption, weightsOption, wholeNumber } from './options.ts';
+import { cacheOption, flag, pairTableOption, realNumber, refuseTogether, text, texts, threadsOption, wholeNumber } from './options.ts';
 import { startPrompt } from './prompt-cache.ts';
 import { grouped } from './table.ts';
 import { readText } from './text-file.ts';
+import { passesFor, weightsOption } from './weights.ts';
 import { longWork } from './with-progress.ts';
 
 /** Prompt text to ids: as a chat message, or with BOS where the model's own tokenizer puts one. */
@@ -72,7 +72,7 @@ export const generateText = defineCommand({
     const capacity = Math.min(model.config.maxPositions, ids.length + maxTokens);
     // No longer than needed: short contexts are faster. A file of rows may hold a longer prompt than this one.
     const contextLength = promptCache === undefined ? capacity : model.config.maxPositions;
-    const session = openSession(model, { signal: io.signal, threads, cache, contextLength, passes: weightPasses(weights) });
+    const session = openSession(model, { signal: io.signal, threads, cache, contextLength, passes: await passesFor(model, weights) });
     const { cache: rows, cachedTokens, fromFile } = await startPrompt(promptCache, ids, capacity, session);
     const prefill = longWork('reading the prompt', ids.length - cachedTokens, 'tokens', io);
     try {

@@ -1,12 +1,12 @@
 /** Kinds of options; each reads a raw value or refuses it with the rule. */
 import { mapValues } from '../map-values.ts';
 import { cacheFormats } from '../models/cache-layout.ts';
-import { weightFormats } from '../passes/weight-formats.ts';
 import { UsageError, type OptionSpec } from './command.ts';
 
 const nameOf = (flags: string): string => flags.replace(/^-\w, /, '').split(' ')[0] ?? flags;
 
-const shown = (raw: unknown): string => (typeof raw === 'string' ? raw : JSON.stringify(raw));
+/** A raw value in a message. */
+export const shown = (raw: unknown): string => (typeof raw === 'string' ? raw : JSON.stringify(raw));
 
 export interface NumberRange {
   readonly least?: number;
@@ -89,8 +89,6 @@ export const pairTableOption = text('--pair-table <FILE>', 'table of pair ranks 
 export const namesOf = <K extends string>(rows: Readonly<Record<K, unknown>>): K[] => Object.values(mapValues(rows, (_, name) => name));
 
 export const threadsOption = wholeNumber('--threads <N>', 'threads of the engine (default: the cores, at most 8)', { least: 1 });
-/** What weights are held in while they are used; the file stays as it is. */
-export const weightsOption = choice('--weights <TYPE>', 'type of the weights in memory', namesOf(weightFormats), 'f32');
 export const cacheOption = choice('--cache <TYPE>', 'type of the cached rows', namesOf(cacheFormats), 'f32');
 
 /** Refuses options that exclude each other. */

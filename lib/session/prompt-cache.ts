@@ -2,16 +2,12 @@
  * The cached rows of a prompt in a file: a .safetensors file with the token ids and the arrays past.N.PART; its metadata say
  * of which model and in which format. Quantised weights are not part of that: rows made with other passes are taken.
  */
-import { createHash } from 'node:crypto';
 import { openSafetensors, readTensor } from '../checkpoint/safetensors.ts';
 import { tensorSources, writeSafetensors } from '../checkpoint/write-safetensors.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
 import { pastPort, presentPort, type CachePart } from '../models/cache-layout.ts';
 import { cacheLayoutOf } from '../models/decoder.ts';
-import { fingerprintOf } from '../models/fingerprint.ts';
-import { mlaTensorName } from '../models/mla-config.ts';
-import type { Model } from '../models/model.ts';
-import { tensorBytes } from '../tensor.ts';
+import { conversionFingerprint } from '../models/fingerprint.ts';
 import type { Cache } from './cache.ts';
 import type { Session } from './session.ts';
 import { cutColumns, joinColumns } from './row-columns.ts';
@@ -32,13 +28,6 @@ const VERSION = '3';
 /** Whether a part lies in a file as those two. Rows of codes share a step and lie alike at any length: they stay whole. */
 const isCut = (part: CachePart): boolean => part.name === 'row' && part.dtype !== 'uint8';
 
-/** Of the model's weights, with the last layer's row projection: conversions of one model may differ in nothing else that a fingerprint sees. */
-async function rowsFingerprint(model: Model): Promise<string> {
-  const last = model.config.layers - 1;
-  const name = model.mla === null ? model.family.layer(last).key : mlaTensorName(last, 'down');
-  return createHash('sha256').update(await fingerprintOf(model)).update(tensorBytes(await model.checkpoint.read(`${name}.weight`))).digest('hex');
-}
-
 /**
  * Writes the rows of the first `ids.length` tokens of a cache, which must be those of `ids`, and the ids. The file appears
  * when it is whole. Errors: no ids, more than the cache holds, a cache of a session that lays it out otherwise, what writeFileAtomic reports.
@@ -55,7 +44,7 @@ export async function savePrompt(path: string, cache: Cache, ids: readonly numbe
     const names = partNames(part), rope = 2 * (session.model.mla?.layers[part.layer]?.frequencies.length ?? 0);
     return cutColumns(own, [rope, (own.shape[2] ?? 0) - rope]).map((values, i) => [names[i]!, values]);
   });
-  const metadata = { kind: KIND, version: VERSION, model: await rowsFingerprint(session.model), cache: session.cacheFormat };
+  const metadata = { kind: KIND, version: VERSION, model: await conversionFingerprint(session.model), cache: session.cacheFormat };
   await writeSafetensors(path, tensorSources([['ids', list], ...rows]), { ...options, metadata });
 }
 
@@ -65,7 +54,7 @@ export async function savePrompt(path: string, cache: Cache, ids: readonly numbe
  */
 export async function loadPrompt(path: string, session: Session, capacityTokens: number = session.contextLength): Promise<SavedPrompt> {
   const file = await openSafetensors(path);
-  const expected = { kind: KIND, version: VERSION, model: await rowsFingerprint(session.model), cache: session.cacheFormat };
+  const expected = { kind: KIND, version: VERSION, model: await conversionFingerprint(session.model), cache: session.cacheFormat };
   for (const [field, wanted] of Object.entries(expected)) {
     if (file.metadata[field] !== wanted) throw new TypeError(`loadPrompt: ${field} of ${path} must be ${wanted}, got ${file.metadata[field] ?? 'none'}`);
   }
