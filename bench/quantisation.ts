@@ -1,22 +1,25 @@
 /**
  * npx tsx bench/quantisation.ts --model DIR --text FILE [--windows 4] [--weights f32,int8,...] [--caches f32,...] [--out docs/accuracy.md]
- *                         [--results FILE]
+ *                         [--codes FILE] [--results FILE]
  *
- * Perplexity of a converted model for every type of weights and of cached rows. Prints a table for people, a last line of
+ * Perplexity of a converted model for every type of weights and of cached rows, and for the weights in a file that `quantise` has
+ * made (--codes). Prints a table for people, a last line of
  * JSON for machines, and rewrites its own section of --out; the file's other sections stay. Goes on with what --results
  * holds of the same model, text and windows.
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { parseArgs } from 'node:util';
-import { cacheFormats, openModel, openSession, openTokenizer, packageFile, perplexity, weightFormats, weightPasses } from '../lib/index.ts';
+import {
+  cacheFormats, loadWeightCodes, openModel, openSession, openTokenizer, packageFile, perplexity, weightCodesPass, weightFormats, type WeightFormat,
+} from '../lib/index.ts';
 import { replaceSection } from './support/section.ts';
 import { markdownTable } from './support/table.ts';
 
 const { values } = parseArgs({
   options: {
     model: { type: 'string' }, text: { type: 'string' }, windows: { type: 'string', default: '4' },
-    weights: { type: 'string' }, caches: { type: 'string' }, results: { type: 'string', default: packageFile('converted', 'quantisation.json') }, out: { type: 'string', default: packageFile('docs', 'accuracy.md') },
+    weights: { type: 'string' }, caches: { type: 'string' }, codes: { type: 'string' }, results: { type: 'string', default: packageFile('converted', 'quantisation.json') }, out: { type: 'string', default: packageFile('docs', 'accuracy.md') },
   },
 });
 
@@ -55,12 +58,17 @@ async function main(): Promise<void> {
   if (path === undefined || text === undefined) throw new TypeError('quantisation: --model DIR and --text FILE are needed');
   const model = await openModel(path), tokenizer = await openTokenizer(path);
   const ids = tokenizer.encode(readFileSync(text, 'utf8'));
-  const weightNames = chosen(weightFormats, values.weights), cacheNames = chosen(cacheFormats, values.caches);
+  const cacheNames = chosen(cacheFormats, values.caches);
+  const rows: (WeightFormat & { readonly name: string })[] = chosen(weightFormats, values.weights).map((name) => ({ name, ...weightFormats[name] }));
+  if (values.codes !== undefined) {
+    const passes = [await weightCodesPass(model, await loadWeightCodes(values.codes, model))];
+    rows.push({ name: 'int4, quantise', summary: '4 bits per 32 weights rounded by `quantise` for a calibration text, the embedding and rotated latents in 8 bits', passes });
+  }
   const { known, add } = openResults(values.results, `${path}, ${text}, ${windows} windows`);
   const find = (weights: string, cache: string): Result | undefined => known.find((result) => result.weights === weights && result.cache === cache);
-  for (const weights of weightNames) {
+  for (const { name: weights, passes } of rows) {
     for (const cache of cacheNames.filter((name) => find(weights, name) === undefined)) {
-      const session = openSession(model, { contextLength: window, cache, passes: weightPasses(weights) });
+      const session = openSession(model, { contextLength: window, cache, passes });
       try {
         const { bytesPerToken } = session.createCache();
         add({ weights, cache, bytesPerToken, perplexity: (await perplexity(session, ids, { window, windows })).perplexity });
@@ -70,18 +78,18 @@ async function main(): Promise<void> {
       process.stderr.write(`${weights}, cache ${cache}: ${known.at(-1)?.perplexity.toFixed(4)}\n`);
     }
   }
-  const base = find(weightNames[0] ?? '', cacheNames[0] ?? '')?.perplexity ?? NaN;
+  const base = find(rows[0]?.name ?? '', cacheNames[0] ?? '')?.perplexity ?? NaN;
   const cell = (weights: string, cache: string): string => {
     const value = find(weights, cache)?.perplexity ?? NaN;
     const change = 100 * (value / base - 1);
     return value === base ? value.toFixed(3) : `${value.toFixed(3)} (${change < 0 ? '' : '+'}${change.toFixed(2)} %)`;
   };
-  const bytes = (cache: string): string => (find(weightNames[0] ?? '', cache)?.bytesPerToken ?? NaN).toLocaleString('en');
-  const table = markdownTable(['weights', ...cacheNames.map((cache) => `cache ${cache}, ${bytes(cache)} bytes a token`)], weightNames.map((weights) => [weights, ...cacheNames.map((cache) => cell(weights, cache))]));
+  const bytes = (cache: string): string => (find(rows[0]?.name ?? '', cache)?.bytesPerToken ?? NaN).toLocaleString('en');
+  const table = markdownTable(['weights', ...cacheNames.map((cache) => `cache ${cache}, ${bytes(cache)} bytes a token`)], rows.map(({ name }) => [name, ...cacheNames.map((cache) => cell(name, cache))]));
   console.log(table);
   const section = `Perplexity of ${basename(path)} (${model.mla === null ? 'not converted' : `${model.mla.plan.strategy}, ${model.mla.factor.strategy}, rank ${model.mla.factor.rank}`}) on the first ${windows} windows of
-${window.toLocaleString('en')} tokens of ${basename(text)}, in chunks of 256 that see the rows before them as the cache holds them. Changes are against ${weightNames[0]} weights and ${cacheNames[0]} rows.
-${weightNames.map((name) => `${name}: ${weightFormats[name].summary}.`).join(' ')} Made by \`bench/quantisation.ts\`.
+${window.toLocaleString('en')} tokens of ${basename(text)}, in chunks of 256 that see the rows before them as the cache holds them. Changes are against ${rows[0]?.name} weights and ${cacheNames[0]} rows.
+${rows.map(({ name, summary }) => `${name}: ${summary}.`).join(' ')} Made by \`bench/quantisation.ts\`.
 
 ${table}
 `;

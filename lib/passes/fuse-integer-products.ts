@@ -1,7 +1,10 @@
 /** Products of whole numbers that come out in float32, with the scale of each column. */
 import type { Constant, Node, Subgraph } from '../graph/subgraph.ts';
 import { readConstant } from './constant-weight.ts';
-import { contrib, edgesOf, freshNames, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
+import { contrib, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
+
+/** As a cast names it. */
+const FLOAT32 = 1;
 
 /**
  * Mul(Cast(MatMulInteger(a, b)), scales) with scales [1, columns] -> com.microsoft MatMulIntegerToFloat, which scales sums
@@ -13,18 +16,25 @@ export function fuseIntegerProducts(subgraph: Subgraph): Subgraph {
   const one = fresh('integer_product.one');
   for (const product of subgraph.nodes) {
     const cast = operator(product) === 'MatMulInteger' ? soleReader(edges, product.outputs[0]!) : undefined;
-    const scaled = cast !== undefined && operator(cast) === 'Cast' ? soleReader(edges, cast.outputs[0]!) : undefined;
-    if (cast === undefined || scaled === undefined || operator(scaled) !== 'Mul') continue;
-    const scales = scaled.inputs.find((edge) => edge !== cast.outputs[0])!, columns = columnsOf(edges, scales);
     const [a = '', b = '', zeroA = '', zeroB = ''] = product.inputs;
-    if (columns === null || zeroA === '' || zeroB === '') continue;
+    if (cast === undefined || operator(cast) !== 'Cast' || intAttribute(cast, 'to', 0) !== FLOAT32 || zeroA === '' || zeroB === '') continue;
+    const scaled = soleReader(edges, cast.outputs[0]!);
+    if (scaled === undefined || operator(scaled) !== 'Mul') continue;
+    const scales = scaled.inputs.find((edge) => edge !== cast.outputs[0])!, columns = columnsOf(edges, scales);
+    if (columns === null) continue;
     const flat = fresh(`${scales}.flat`), count = fresh(`${flat}.count`);
     constants.set(one, { dtype: 'float32', shape: [], data: Float32Array.of(1) });
     constants.set(count, { dtype: 'int64', shape: [1], data: BigInt64Array.of(BigInt(columns)) });
     replaced.set(product, []).set(cast, []);
-    replaced.set(scaled, [standard('Reshape', [scales, count], [flat]), contrib('MatMulIntegerToFloat', [a, b, one, flat, zeroA, zeroB], [scaled.outputs[0]!])]);
+    replaced.set(scaled, [standard('Reshape', [sourceOf(edges, scales), count], [flat]), contrib('MatMulIntegerToFloat', [a, b, one, flat, zeroA, zeroB], [scaled.outputs[0]!])]);
   }
   return replaceNodes(subgraph, replaced, constants);
+}
+
+/** What an edge is a view of, through any number of them. */
+function sourceOf(edges: Edges, edge: string): string {
+  const view = edges.producer(edge);
+  return view !== undefined && operator(view) === 'Reshape' ? sourceOf(edges, view.inputs[0]!) : edge;
 }
 
 /** n of an edge that a Reshape has made [1, n]. */

@@ -11,10 +11,11 @@ import { relativeRates } from './adamw.ts';
 import { curveSvg } from './curve.ts';
 import { openEvaluation } from './evaluation.ts';
 import { loadWeights, losses, type LossName, type Objective } from './objective.ts';
+import { placeWeights } from './placed-weights.ts';
 import { checkRecipe, findSave, loadSave, writeSave, type Saved } from './save.ts';
 import { learningRateFactor } from './schedule.ts';
 import { openSequences } from './sequences.ts';
-import { recipeOf, withDefaults, type TrainedFiles, type TrainOptions, type TrainResult } from './settings.ts';
+import { recipeOf, withDefaults, type Settings, type TrainedFiles, type TrainOptions, type TrainResult } from './settings.ts';
 import { parseMetrics } from './metrics.ts';
 import { trainableNames } from './trainable.ts';
 import { createTrainer, type Feeds, type Trainer } from './trainer.ts';
@@ -45,10 +46,7 @@ export async function train(model: Model, out: string, options: TrainOptions): P
   if (saved !== null) checkRecipe('train', saved.state.recipe, recipe, saved.path);
   const sequences = openSequences(settings.data, { sequenceLength, batch, seed: settings.seed });
 
-  const start = await loadWeights(model);
-  const trainable = trainableNames(model, start.keys(), settings.train);
-  const rateFactors = settings.relativeRates ? relativeRates(new Map([...start].filter(([name]) => trainable.includes(name)))) : {};
-  const { weights, optimiser: state } = saved === null ? { weights: start, optimiser: undefined } : await loadSave(saved, start, trainable);
+  const { weights, trainable, kernel, rateFactors, state } = await startingPoint(model, settings, saved);
   const objective = await losses[settings.loss].open({ model, weights, trainable, teacher, sequenceLength, batch, runtime });
   const idle = trainable.find((name) => !objective.subgraph.inputs.some((port) => port.name === name));
   if (idle !== undefined) {
@@ -56,7 +54,7 @@ export async function train(model: Model, out: string, options: TrainOptions): P
     throw new RangeError(`train: weights of ${settings.train} must take part in loss ${settings.loss}, got ${idle}; try ${losses[settings.loss].train}`);
   }
   const trainer = await createTrainer({
-    subgraph: objective.subgraph, checkpoints: objective.checkpoints, recompute: settings.recompute, weights, trainable, state, runtime, optimiser: { ...settings.optimiser, rateFactors },
+    subgraph: objective.subgraph, checkpoints: objective.checkpoints, recompute: settings.recompute, weights, trainable, kernel, state, runtime, optimiser: { ...settings.optimiser, rateFactors },
   });
   // The trainer has copied them.
   if (state !== undefined) freeMemory([...state.first.values(), ...state.second.values()]);
@@ -112,6 +110,15 @@ export async function train(model: Model, out: string, options: TrainOptions): P
     await trainer.close();
     await objective.close();
   }
+}
+
+/** Weights and moments to start from, or to go on from. What they were read into is garbage when this is done. */
+async function startingPoint(model: Model, settings: Settings, saved: Saved | null) {
+  const start = await loadWeights(model);
+  const trainable = trainableNames(model, start.keys(), settings.train);
+  const rateFactors = settings.relativeRates ? relativeRates(new Map([...start].filter(([name]) => trainable.includes(name)))) : {};
+  const { weights, optimiser: state } = saved === null ? { weights: start, optimiser: undefined } : await loadSave(saved, start, trainable);
+  return { ...placeWeights(weights, trainable), trainable, rateFactors, state };
 }
 
 function refuseFinished(out: string): void {

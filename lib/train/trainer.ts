@@ -47,6 +47,8 @@ export interface TrainerOptions {
   readonly checkpoints?: readonly string[];
   readonly recompute?: boolean;
   readonly optimiser?: AdamWOptions;
+  /** Whose memory moments and gradients lie in; weights made with its `row` are changed without a copy. Default: one with room for moments and gradients. */
+  readonly kernel?: OptimiserKernel;
   /** To go on from. */
   readonly state?: AdamWState | undefined;
   /** Default: memory is kept between runs (to give it back costs 7 % of an update in page faults) and not planned as one block. */
@@ -81,7 +83,7 @@ export async function createTrainer(options: TrainerOptions): Promise<Trainer> {
   const backward = differentiate(subgraph, { loss: 'loss', wrt: trainable, checkpoints, recompute });
   const runtime = await openRuntime(backward, { memoryPattern: false, uncopied: true, ...options.runtime });
   // Moments and gradients of every update lie where the optimiser works.
-  const kernel = optimiserKernel([1, ...trainable.flatMap((name) => Array<number>(3).fill(weights.get(name)?.data.length ?? 0))]);
+  const kernel = options.kernel ?? optimiserKernel([1, ...trainable.flatMap((name) => Array<number>(3).fill(weights.get(name)?.data.length ?? 0))]);
   const optimiser = createAdamW(options.optimiser, options.state, kernel);
   const sum = stepMemory(backward, kernel), addend = lazily(() => stepMemory(backward, kernel));
   return {
