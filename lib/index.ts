@@ -120,6 +120,7 @@ export { initialWeights } from './train/initialise.ts';
 export type { InitialiseOptions } from './train/initialise.ts';
 export { createTrainer, trainStep } from './train/trainer.ts';
 export type { Feeds, StepMemory, Trainer, TrainerOptions, TrainStep, Update, Weights } from './train/trainer.ts';
+export { placeWeights } from './train/placed-weights.ts';
 export { createAdamW, relativeRates } from './train/adamw.ts';
 export type { AdamW, AdamWOptions, AdamWState } from './train/adamw.ts';
 export { optimiserKernel } from './train/optimiser-kernel.ts';

@@ -11,7 +11,7 @@ const values = [
   'fuseIntegerProducts', 'fuseSkipNorms', 'fuseTransposedWeights', 'generate', 'gradientOf', 'heal', 'healLayers', 'healingText', 'hugePageEnvironment', 'inferShapes',
   'initialWeights', 'isHubId', 'isOneRow', 'jointKvSvd', 'learningRateFactor', 'loadPrompt', 'loadWeightCodes', 'losses', 'mergeProjections', 'mergeRotations', 'mergeRoundings', 'nextTokenSubgraph',
   'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSequences', 'openSession', 'openStatistics',
-  'openTokenSource', 'openTokenizer', 'optimiserKernel', 'packageFile', 'parseConfig', 'perplexity', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic',
+  'openTokenSource', 'openTokenizer', 'optimiserKernel', 'packageFile', 'parseConfig', 'perplexity', 'placeWeights', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic',
   'quantiseWeights', 'rankRopeDims', 'readAttentionLayer', 'readConfig', 'readModel', 'readPairTable', 'readSafetensors', 'record',
   'regressionSubgraph', 'relativeRates', 'relayModel', 'renamePorts', 'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan',
   'rotateResidual', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates', 'savePrompt', 'saveWeightCodes', 'schedules', 'scoreByRows', 'seededRandom', 'signCodes', 'signedProductsAreExact', 'startProgress', 'svgOf',

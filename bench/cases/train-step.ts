@@ -1,5 +1,5 @@
 /** One training step of a one-layer model: forward, backward, AdamW. */
-import { createTrainer, nextTokenSubgraph, tensor, trainableNames, type HostTensor, type Model } from '../../lib/index.ts';
+import { createTrainer, nextTokenSubgraph, placeWeights, tensor, trainableNames, type HostTensor, type Model } from '../../lib/index.ts';
 import { defineCase } from '../support/case.ts';
 import { parameterCount, someIds } from '../support/layer-model.ts';
 import { withLayerModels } from '../support/layer-models.ts';
@@ -14,7 +14,8 @@ async function trainer(model: Model, sequenceLength: number, threads: number): P
   const weights = new Map<string, HostTensor<'float32'>>();
   for (const name of model.checkpoint.tensors.keys()) weights.set(name, await model.checkpoint.read(name));
   const subgraph = nextTokenSubgraph(model, weights, { batch: 1, sequenceLength });
-  const opened = await createTrainer({ subgraph, weights, trainable: trainableNames(model, weights.keys(), 'all'), runtime: { threads } });
+  const trainable = trainableNames(model, weights.keys(), 'all');
+  const opened = await createTrainer({ subgraph, ...placeWeights(weights, trainable), trainable, runtime: { threads } });
   const ids = tensor('int64', [1, sequenceLength], BigInt64Array.from(someIds(sequenceLength, model), BigInt));
   return { run: () => opened.update([{ ids, targets: ids }], 1e-6), close: () => opened.close(), nodes: subgraph.nodes.length };
 }

@@ -1,7 +1,7 @@
 /** Ours, as train_torch.py measures PyTorch: forward with loss, and whole updates of all weights, on one sequence. One line of JSON. */
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { createTrainer, nextTokenSubgraph, openModel, openRuntime, tensor, trainableNames, type HostTensor } from '../../lib/index.ts';
+import { createTrainer, nextTokenSubgraph, openModel, openRuntime, placeWeights, tensor, trainableNames, type HostTensor } from '../../lib/index.ts';
 import { measureCeiling } from '../support/ceiling.ts';
 import { peakMb, restartPeak } from '../support/peak-memory.ts';
 import { versions } from '../support/report.ts';
@@ -36,7 +36,9 @@ restartPeak();
 const forward = await openRuntime({ ...subgraph, outputs: subgraph.outputs.filter(({ name }) => name === 'loss') }, { threads });
 const forwardRate = await rate(() => forward.run({ ...Object.fromEntries([...weights].filter(([name]) => forward.inputs.includes(name))), ...feeds }));
 await forward.release();
-const trainer = await createTrainer({ subgraph, weights, trainable: trainableNames(model, weights.keys(), 'all'), runtime: { threads } });
+const trainable = trainableNames(model, weights.keys(), 'all'), placed = placeWeights(weights, trainable);
+weights.clear(); // what is trained now lies elsewhere
+const trainer = await createTrainer({ subgraph, ...placed, trainable, runtime: { threads } });
 const updateRate = await rate(() => trainer.update([feeds], 1e-5));
 const peak = peakMb();
 await trainer.close();
