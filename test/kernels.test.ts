@@ -9,7 +9,7 @@ import { record } from '../lib/graph/record.ts';
 import { runSubgraph } from '../lib/graph/run.ts';
 import type { Port } from '../lib/graph/subgraph.ts';
 import { mapValues } from '../lib/map-values.ts';
-import { bothReadings, difference, float32Tolerance, generator, integers, normal, numbers, type Program } from './support/readings.ts';
+import { bothReadings, difference, float32Tolerance, generator, integers, normal, numbers, recordProgram, type Program } from './support/readings.ts';
 
 const P = { b: 2, s: 3, p: 5, g: 7, r: 2, k: 22, n: 11, c: 17, v: 19, d: 23, f: 29, w: 31, m: 26 };
 const random = generator(1);
@@ -197,6 +197,24 @@ t.test('two spellings agree in float64', (t) => {
   }
   t.ok(difference(inFloat64(splitAttention(null), attentionFeeds), inFloat64(splitAttention(2), attentionFeeds)) > 1e-3, 'a window changes the result');
   t.end();
+});
+
+t.test('elementwise words move past a view, also beside a row that is repeated', async (t) => {
+  const feeds = { a: tensor('gr'), row: tensor('r'), tall: tensor('g') };
+  const program: Program = (g, x) => {
+    const a = g.reshape(need(x, 'a'), [1, 7, 1, 2]), row = g.reshape(need(x, 'row'), [1, 1, 1, 2]), long = g.reshape(need(x, 'row'), [1, 1, 1, 1, 2]), tall = g.reshape(need(x, 'tall'), [1, 7, 1, 1]);
+    return {
+      behind: g.reshape(g.mul(a, row), [7, 2]), before: g.mul(row, a), less: g.sub(a, row), from: g.sub(row, a), wider: g.mul(a, long), columns: g.mul(a, tall),
+      soft: g.softmax(g.mul(g.softmax(g.mul(a, row)), row)),
+    };
+  };
+  const { reference, onnx } = await bothReadings(program, feeds);
+  for (const [name, want] of Object.entries(reference)) {
+    t.same(onnx[name]?.shape, want.shape, `${name}: shape`);
+    t.ok(difference(want.data, numbers(onnx[name])) < float32Tolerance(P.r), name);
+  }
+  const views = recordProgram((g, x) => ({ y: g.reshape(g.mul(g.reshape(need(x, 'a'), [1, 7, 1, 2]), g.reshape(need(x, 'row'), [1, 1, 1, 2])), [7, 2]) }), { a: feeds.a, row: feeds.row });
+  t.same(views.nodes.map(({ op }) => op), ['Reshape', 'Mul'], 'only the row is still looked at');
 });
 
 t.test('nothing cached is a segment of no rows', async (t) => {

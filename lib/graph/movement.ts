@@ -9,7 +9,7 @@ export interface Movement {
   transpose(a: Value, order: readonly number[]): Value;
   /**
    * Operands before their last Reshape, where an operator that works element by element (or, with `rowwise`, along the
-   * last axis) gives the same numbers there. Of two, one may be a row that is repeated along all axes but the last.
+   * last axis) gives the same numbers there. Of two, the second may be a row that is repeated along all axes but the last.
    * Null where it does not.
    */
   beforeReshape(operands: readonly Value[], rowwise: boolean): readonly Value[] | null;
@@ -60,12 +60,11 @@ export function movement({ one, integers, lengths }: Tape): Movement {
     const sameLead = (values: readonly Value[]): boolean => values.every((value) => lead(value) === lead(at(values, 0)));
     const sameRows = found.every((source, i) => source.shape.at(-1) === at(operands, i).shape.at(-1));
     if (sameLead(found) && sameLead(operands) && (!rowwise || sameRows)) return found;
-    const row = operands.findIndex(({ shape }) => shape.slice(0, -1).every((dim) => dim === 1)), whole = 1 - row;
-    if (operands.length !== 2 || row < 0) return null;
-    const source = at(found, whole), last = source.shape.at(-1) ?? 0;
-    if (![at(operands, row), at(operands, whole)].every(({ shape }) => sameDim(shape.at(-1) ?? 1, last))) return null;
-    const repeated = reshape(at(operands, row), [...Array<number>(source.shape.length - 1).fill(1), last]);
-    return row === 0 ? [repeated, source] : [source, repeated];
+    const [whole, row, ...more] = operands, source = found[0];
+    if (whole === undefined || row === undefined || source === undefined || more.length > 0) return null;
+    const last = source.shape.at(-1) ?? 0, isRow = row.shape.length <= whole.shape.length && row.shape.slice(0, -1).every((dim) => dim === 1);
+    if (!isRow || ![whole, row].every(({ shape }) => sameDim(shape.at(-1) ?? 1, last))) return null;
+    return [source, reshape(row, [...Array<number>(source.shape.length - 1).fill(1), last])];
   };
   return { reshape, transpose, beforeReshape };
 }
