@@ -26,15 +26,15 @@ export function fuseIntegerProducts(subgraph: Subgraph): Subgraph {
     constants.set(one, { dtype: 'float32', shape: [], data: Float32Array.of(1) });
     constants.set(count, { dtype: 'int64', shape: [1], data: BigInt64Array.of(BigInt(columns)) });
     replaced.set(product, []).set(cast, []);
-    replaced.set(scaled, [standard('Reshape', [sourceOf(edges, scales), count], [flat]), contrib('MatMulIntegerToFloat', [a, b, one, flat, zeroA, zeroB], [scaled.outputs[0]!])]);
+    replaced.set(scaled, [standard('Reshape', [beforeReshapes(edges, scales), count], [flat]), contrib('MatMulIntegerToFloat', [a, b, one, flat, zeroA, zeroB], [scaled.outputs[0]!])]);
   }
   return replaceNodes(subgraph, replaced, constants);
 }
 
-/** What an edge is a view of, through any number of them. */
-function sourceOf(edges: Edges, edge: string): string {
+/** What any number of Reshapes made an edge of: the same numbers in the same order, which other views do not promise. */
+function beforeReshapes(edges: Edges, edge: string): string {
   const view = edges.producer(edge);
-  return view !== undefined && operator(view) === 'Reshape' ? sourceOf(edges, view.inputs[0]!) : edge;
+  return view !== undefined && operator(view) === 'Reshape' ? beforeReshapes(edges, view.inputs[0]!) : edge;
 }
 
 /** n of an edge that a Reshape has made [1, n]. */
