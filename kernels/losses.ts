@@ -47,10 +47,23 @@ export interface Predictor<V> {
  * Source: Hinton et al. 2015, at temperature 1.
  */
 export function teacherLoss<V>(g: Emit<V>, student: Predictor<V>, teacher: Predictor<V>, chunk: number): V {
+  return divergence(g, student, teacher, chunk, ({ hidden, head }) => logits(g, hidden, head));
+}
+
+/**
+ * `teacherLoss` as a sample of w entries of the vocabulary sees it, each standing for n_w of them: both distributions are
+ * p(w) = n_w exp(z_w) / sum_v n_v exp(z_v) over the sample. heads: [w, d], the rows of the sample; logCopies: log n_w, [w].
+ * Source: sampled softmax, Jean et al. 2015, section 3, where a score loses the log of how often it is expected in a sample.
+ */
+export function sampledTeacherLoss<V>(g: Emit<V>, student: Predictor<V>, teacher: Predictor<V>, logCopies: V, chunk: number): V {
+  return divergence(g, student, teacher, chunk, ({ hidden, head }) => g.add(logits(g, hidden, head), logCopies));
+}
+
+function divergence<V>(g: Emit<V>, student: Predictor<V>, teacher: Predictor<V>, chunk: number, scores: (of: Predictor<V>) => V): V {
   const taught = chunksOf(g, oneRow(g, teacher.hidden), chunk);
-  return meanOverTokens(g, chunksOf(g, oneRow(g, student.hidden), chunk).map((rows, i) => {
-    const own = logits(g, rows, student.head);
-    const other = logits(g, at(taught, i), teacher.head);
+  return meanOverTokens(g, chunksOf(g, oneRow(g, student.hidden), chunk).map((hidden, i) => {
+    const own = scores({ hidden, head: student.head });
+    const other = scores({ hidden: at(taught, i), head: teacher.head });
     const p = g.softmax(other);
     const entropy = g.sub(g.logSumExp(other), g.sum(g.mul(p, other)));
     return g.sub(g.sub(g.logSumExp(own), g.sum(g.mul(p, own))), entropy);

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { nextTokenLoss, regressionLoss, teacherLoss, type HostTensor } from '../kernels/index.ts';
+import { nextTokenLoss, regressionLoss, sampledTeacherLoss, teacherLoss, type HostTensor } from '../kernels/index.ts';
 import { runCli } from '../lib/cli.ts';
 import { convertAndHeal } from '../lib/convert-and-heal.ts';
 import { convert } from '../lib/convert.ts';
@@ -82,7 +82,8 @@ t.test('twenty steps of AdamW give the losses of PyTorch', async (t) => {
 });
 
 t.test('losses: chunks, readings, and what they are zero for', async (t) => {
-  const feeds = { h: normal([2, 5, 3], random), w: normal([7, 3], random), h2: normal([2, 5, 11], random), w2: normal([7, 11], random), y: integers([0, 6, 3, 3, 1, 2, 5, 6, 0, 4], [2, 5]), r: normal([5, 1], random) };
+  const feeds = { h: normal([2, 5, 3], random), w: normal([7, 3], random), h2: normal([2, 5, 11], random), w2: normal([7, 11], random), y: integers([0, 6, 3, 3, 1, 2, 5, 6, 0, 4], [2, 5]), r: normal([5, 1], random),
+    copies: { dtype: 'float32', shape: [7], data: Float32Array.of(1, 3, 1, 2, 1, 1, 4) } as const, each: integers([0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 6, 6, 6], [13]) };
   const get = <V>(x: Readonly<Record<string, V>>, name: string): V => {
     const value = x[name];
     if (value === undefined) throw new RangeError(`test: ${name} must be fed`);
@@ -92,21 +93,63 @@ t.test('losses: chunks, readings, and what they are zero for', async (t) => {
     next: nextTokenLoss(g, get(x, 'h'), get(x, 'w'), get(x, 'y'), chunk),
     teacher: teacherLoss(g, { hidden: get(x, 'h'), head: get(x, 'w') }, { hidden: get(x, 'h2'), head: get(x, 'w2') }, chunk),
     same: teacherLoss(g, { hidden: get(x, 'h'), head: get(x, 'w') }, { hidden: get(x, 'h'), head: get(x, 'w') }, chunk),
+    sampled: sampledTeacherLoss(g, { hidden: get(x, 'h'), head: get(x, 'w') }, { hidden: get(x, 'h2'), head: get(x, 'w2') }, g.log(get(x, 'copies')), chunk),
+    repeated: teacherLoss(g, { hidden: get(x, 'h'), head: g.gather(get(x, 'w'), get(x, 'each')) }, { hidden: get(x, 'h2'), head: g.gather(get(x, 'w2'), get(x, 'each')) }, chunk),
     regression: regressionLoss(g, get(x, 'h'), g.scale(get(x, 'h'), 0.5), g.square(get(x, 'r'))),
   });
   const whole = await bothReadings(program(100), feeds), parts = await bothReadings(program(3), feeds);
-  for (const name of ['next', 'teacher', 'same', 'regression']) {
+  for (const name of ['next', 'teacher', 'same', 'sampled', 'repeated', 'regression']) {
     const reference = whole.reference[name]?.data ?? [];
     t.ok(difference(reference, numbers(whole.onnx[name])) < float32Tolerance(100), `${name}: both readings`);
     t.ok(difference(reference, parts.reference[name]?.data ?? []) < 1e-14, `${name}: chunks`);
   }
   t.ok(Math.abs(whole.reference.same?.data[0] ?? NaN) < 1e-14, 'nothing to learn from oneself');
+  t.ok(difference(whole.reference.sampled?.data ?? [], whole.reference.repeated?.data ?? []) < 1e-13, 'an entry that stands for n is as n such entries');
   t.ok(Math.abs((whole.reference.regression?.data[0] ?? NaN) - 1) < 1e-12, '|y - y/2|^2 / |y/2|^2');
   // By hand, over the vocabulary: mean of sum p_t (log p_t - log p_s).
   const softmax = (h: HostTensor, w: HostTensor): Float64Array => eager.softmax(eager.einsum('bsd,wd->bsw', toEager(h), toEager(w))).data;
   const [p, q] = [softmax(feeds.h2, feeds.w2), softmax(feeds.h, feeds.w)];
   const kl = p.reduce((sum, v, i) => sum + v * Math.log(v / (q[i] ?? NaN)), 0) / 10;
   t.ok(Math.abs(kl - (whole.reference.teacher?.data[0] ?? NaN)) < 1e-12);
+});
+
+t.test('a sample of the vocabulary: all of it is the exact loss, a part changes what it has seen alone', async (t) => {
+  for (const name of ['llama-gqa-tied', 'llama-mha']) {
+    const teacher = await openModel(fileURLToPath(new URL(`data/zoo/${name}`, import.meta.url)));
+    const run = async (loss: 'teacher' | 'teacher-sampled', entries: number, steps: number) => {
+      const weights = initialWeights(teacher.config, { seed: 5 }), trainable = [...weights.keys()];
+      const objective = await losses[loss].open({ model: teacher, weights, trainable, teacher, batch: 2, sequenceLength: 17, runtime: threads, sampling: { batches: 2, sources: [{ source: plenty }], entries } });
+      const trainer = await createTrainer({ subgraph: objective.subgraph, checkpoints: objective.checkpoints, rows: objective.rows, weights, trainable, runtime: threads });
+      const sequences = openSequences([{ source: plenty }], { sequenceLength: 17, batch: 2, seed: 1 });
+      const seen: number[] = [], ids = new Set<number>();
+      for (let step = 0; step < steps; step++) {
+        const feeds = await objective.feeds([await sequences.next(), await sequences.next()], weights);
+        for (const id of feeds[0]?.vocabulary_ids?.data ?? []) ids.add(Number(id));
+        seen.push((await trainer.update(feeds, 1e-3)).loss);
+        if (loss === 'teacher-sampled' && step === 0) {
+          const [one = {}, two = {}] = feeds;
+          const other = { ...two, vocabulary_ids: integers([...ids].reverse(), [ids.size]) };
+          await t.rejects(trainer.update([one, other], 1e-3), /vocabulary_ids must be the same in all 2 batches of an update/);
+        }
+      }
+      await trainer.close();
+      await objective.close();
+      return { seen, ids, weights };
+    };
+    const exact = await run('teacher', 0, 5), whole = await run('teacher-sampled', 97, 5), part = await run('teacher-sampled', 83, 1);
+    t.equal(whole.ids.size, 97);
+    t.ok(difference(exact.seen, whole.seen) < 1e-5, `${name}: losses ${exact.seen} and ${whole.seen}`);
+    for (const [weight, { data }] of exact.weights) t.ok(difference(data, whole.weights.get(weight)?.data ?? []) < 1e-5, `${name}: ${weight}`);
+    t.equal(part.ids.size, 83);
+    const start = initialWeights(teacher.config, { seed: 5 });
+    for (const weight of trainableNames(teacher, start.keys(), 'all').filter((one) => !trainableNames(teacher, start.keys(), 'layers').includes(one))) {
+      const width = teacher.config.hidden, now = part.weights.get(weight)?.data ?? [];
+      const changed = new Set(Array.from(start.get(weight)?.data ?? [], (x, i) => (x === now[i] ? -1 : Math.floor(i / width))).filter((row) => row >= 0));
+      t.ok(changed.size > 10 && [...changed].every((row) => part.ids.has(row)), `${name}: ${weight}, ${changed.size} rows`);
+    }
+    await t.rejects(run('teacher-sampled', 31, 1), /the tokens of an update and 15 frequent ones must be at most 31, got \d+/);
+    await t.rejects(run('teacher-sampled', 98, 1), /entries must be a whole number of 1 to 97, got 98/);
+  }
 });
 
 t.test('the optimiser equals a plain loop, whatever the length, wherever the rows lie', (t) => {
@@ -255,7 +298,7 @@ t.test('a converted model learns from its source: every set of weights, every lo
   const start = await loadWeights(student);
   const runs = [
     { loss: 'teacher', train: 'attention' }, { loss: 'teacher', train: 'factors' }, { loss: 'layers', train: 'attention' }, { loss: 'layers-own', train: 'attention' },
-    { loss: 'next-token', train: 'attention-and-norms' }, { loss: 'teacher', train: 'layers' },
+    { loss: 'next-token', train: 'attention-and-norms' }, { loss: 'teacher-sampled', train: 'layers' },
   ] as const;
   for (const [i, { loss, train: which }] of runs.entries()) {
     const out = join(scratch, `healed-${i}`);
@@ -330,7 +373,7 @@ t.test('convert and heal: the loss falls, absorbed equals expanded; stopped and 
   const whole = join(scratch, 'healed-whole'), stopped = join(scratch, 'healed-stopped');
   const report = await convertAndHeal(model, whole, request);
   const { healing } = report;
-  t.match(healing, { tokens: 510, steps: 30, sequenceLength: 17, loss: 'teacher', train: 'all', learningRate: 2e-2, seed: 0, texts: ['plenty'], finalLoss: Number, seconds: Number });
+  t.match(healing, { tokens: 510, steps: 30, sequenceLength: 17, loss: 'teacher-sampled', train: 'all', learningRate: 2e-2, seed: 0, texts: ['plenty'], finalLoss: Number, seconds: Number });
   t.match(healing?.perplexity, { source: Number, before: Number, after: Number });
   t.same(JSON.parse(readFileSync(join(whole, 'conversion.json'), 'utf8')), JSON.parse(JSON.stringify(report)));
   t.match(readFileSync(join(whole, 'report.html'), 'utf8'), /healing.*510 tokens of plenty/);
@@ -390,7 +433,7 @@ t.test('convert --heal on the command line', async (t) => {
   t.notOk(existsSync(out));
   const done = await run('--heal', '300', '--heal-text', text, '--heal-train', 'attention', '--json');
   t.equal(done.code, 0, done.stderr);
-  t.match(JSON.parse(done.stdout), { out, healing: { texts: ['text.txt'], loss: 'teacher', train: 'attention', learningRate: 1e-3, finalLoss: Number } });
+  t.match(JSON.parse(done.stdout), { out, healing: { texts: ['text.txt'], loss: 'teacher-sampled', train: 'attention', learningRate: 1e-3, finalLoss: Number } });
   const [from, to] = [await openModel(source), await openModel(out)], same = async (name: string): Promise<boolean> => Buffer.compare(tensorBytes(await from.checkpoint.read(name)), tensorBytes(await to.checkpoint.read(name))) === 0;
   t.same([await same('model.layers.0.mlp.down_proj.weight'), await same('model.layers.0.self_attn.o_proj.weight')], [true, false], 'what was not to learn is as it was');
   t.match(done.stderr, /step \d+\/\d+ {2}loss /);

@@ -87,26 +87,29 @@ function contract<V extends { readonly shape: readonly Dim[] }>(
   // The side whose free axis comes last in the result goes right, so that the product needs no transposition.
   const merged = (axes: string): Dim => productOfDims(dims(axes));
   const last = right !== '' && left.includes(needed.at(-1) ?? ' ');
-  const leads = batch === '' && [a, b].every(({ axes }) => axes.startsWith(inner));
-  const swap = last !== (leads && isWide(last ? merged(right) : merged(left), last ? merged(left) : merged(right), merged(inner)));
-  const [x, y, rows, cols] = swap ? [b, a, right, left] : [a, b, left, right];
+  const [x, y, rows, cols] = last ? [b, a, right, left] : [a, b, left, right];
   const own = pick(x.axes, (axis) => rows.includes(axis));
   const ordered = isLonger(merged(inner), merged(cols)) ? own : rows;
-  const matrices = [...dims(batch)];
-  const lhs = words.reshape(arrange(words, x, batch + ordered + inner), [...matrices, merged(rows), merged(inner)]);
+  const matrices = dims(batch);
+  const turned = batch === '' && ordered === own && y.axes.startsWith(inner) ? turnedApart(words, x, inner, merged) : null;
+  const lhs = turned ?? words.reshape(arrange(words, x, batch + ordered + inner), [...matrices, merged(rows), merged(inner)]);
   const rhs = words.reshape(arrange(words, y, batch + inner + cols), [...matrices, merged(inner), merged(cols)]);
   const product = words.matmul(lhs, rhs, [...matrices, merged(rows), merged(cols)]);
   const axes = batch + ordered + cols;
   return { axes, value: words.reshape(product, dims(axes)) };
 }
 
+/** Rows that are contracted from so many on. */
+const MANY_ROWS = 128;
+
 /**
- * A^T B, as in the gradient of a weight: whether A is so much wider than B that (B^T A)^T is faster. The engine walks a
- * transposed left side with its width as the step, a quarter to a third slower where that is large; the result's
- * transposition only pays when many rows are contracted.
+ * A^T of a product A^T B over many rows, as in the gradient of a weight: null where A is not such. The engine fuses a
+ * Transpose right in front of a product, and then turns A anew for every block of columns; a Reshape between keeps it apart.
  */
-function isWide(rows: Dim, cols: Dim, inner: Dim): boolean {
-  return typeof rows === 'number' && typeof cols === 'number' && rows > cols && (typeof inner !== 'number' || inner >= 128);
+function turnedApart<V>(words: EinsumWords<V>, a: Named<V>, inner: string, merged: (axes: string) => Dim): V | null {
+  const contracted = merged(inner), free = merged(a.axes.slice(inner.length));
+  if (!a.axes.startsWith(inner) || (typeof contracted === 'number' && contracted < MANY_ROWS)) return null;
+  return words.reshape(words.transpose(words.reshape(a.value, [contracted, 1, free]), [1, 2, 0]), [free, contracted]);
 }
 
 /**

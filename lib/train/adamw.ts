@@ -1,6 +1,6 @@
 /** AdamW over named weights: clipping by the global norm, decay on matrices only, a learning rate per weight. */
 import type { HostTensor } from '../../kernels/emit.ts';
-import { optimiserKernel, type OptimiserKernel } from './optimiser-kernel.ts';
+import { optimiserKernel, type AdamWRows, type OptimiserKernel } from './optimiser-kernel.ts';
 
 export interface AdamWOptions {
   /** Default [0.9, 0.95]. */
@@ -27,14 +27,24 @@ export interface AdamW {
   readonly state: AdamWState;
   /**
    * Changes `weights` in place. `gradients` are sums over `micro` batches. Returns the norm of the mean gradient before
-   * clipping and the weight with the largest one. Errors, before anything is changed: a gradient that is not finite, by name.
+   * clipping and the weight with the largest one. `rows`: of weights whose gradient is of some rows only, their numbers,
+   * each once; the others stay as they are, and so does what is remembered of them. Errors, before anything is changed: a
+   * gradient that is not finite, by name.
    */
-  update(weights: ReadonlyMap<string, HostTensor<'float32'>>, gradients: ReadonlyMap<string, Float32Array>, micro: number, learningRate: number): { readonly norm: number; readonly largest: string };
+  update(
+    weights: ReadonlyMap<string, HostTensor<'float32'>>, gradients: ReadonlyMap<string, Float32Array>, micro: number, learningRate: number, rows?: ReadonlyMap<string, BigInt64Array>,
+  ): { readonly norm: number; readonly largest: string };
 }
 
 /** Norm of each gradient by name, of the mean over `micro` batches. */
 export function gradientNorms(kernel: OptimiserKernel, gradients: ReadonlyMap<string, Float32Array>, micro: number): Map<string, number> {
   return new Map([...gradients].map(([name, gradient]) => [name, Math.sqrt(kernel.squares(gradient)) / micro]));
+}
+
+/** Row `row` of a weight and of what is remembered of it, with row `i` of a gradient. */
+function rowOf({ weights, first, second, gradient }: AdamWRows, row: number, i: number, width: number): AdamWRows {
+  const there = (of: Float32Array): Float32Array => of.subarray(row * width, (row + 1) * width);
+  return { weights: there(weights), first: there(first), second: there(second), gradient: gradient.subarray(i * width, (i + 1) * width) };
 }
 
 /** Starts from a copy of `state`, or from nothing. `kernel` makes the rows that the optimiser remembers. */
@@ -54,7 +64,7 @@ export function createAdamW(options: AdamWOptions = {}, state: AdamWState = { st
   };
   return {
     get state() { return { step, first, second }; },
-    update(weights, gradients, micro, learningRate) {
+    update(weights, gradients, micro, learningRate, rows) {
       const norms = gradientNorms(kernel, gradients, micro);
       const bad = [...norms].find(([, norm]) => !Number.isFinite(norm));
       if (bad !== undefined) throw new RangeError(`AdamW.update: gradient of ${bad[0]} must be finite, got a norm of ${bad[1]}`);
@@ -65,13 +75,14 @@ export function createAdamW(options: AdamWOptions = {}, state: AdamWState = { st
         const weight = weights.get(name);
         if (weight === undefined) throw new RangeError(`AdamW.update: a gradient must have its weight, got ${name}`);
         const rate = learningRate * (rateFactors[name] ?? 1);
-        kernel.adamw(
-          { weights: weight.data, first: memory(first, name, gradient.length), second: memory(second, name, gradient.length), gradient },
-          {
-            gradientScale: clipped / micro, beta1, beta2, keep: 1 - rate * (weight.shape.length > 1 ? weightDecay : 0),
-            stepSize: rate / (1 - beta1 ** step), rootScale: 1 / Math.sqrt(1 - beta2 ** step), epsilon,
-          },
-        );
+        const size = weight.data.length, some = rows?.get(name);
+        const all = { weights: weight.data, first: memory(first, name, size), second: memory(second, name, size), gradient };
+        const numbers = {
+          gradientScale: clipped / micro, beta1, beta2, keep: 1 - rate * (weight.shape.length > 1 ? weightDecay : 0),
+          stepSize: rate / (1 - beta1 ** step), rootScale: 1 / Math.sqrt(1 - beta2 ** step), epsilon,
+        };
+        if (some === undefined) kernel.adamw(all, numbers);
+        else some.forEach((row, i) => kernel.adamw(rowOf(all, Number(row), i, gradient.length / some.length), numbers));
       }
       return { norm, largest: [...norms].reduce((a, b) => (b[1] > a[1] ? b : a), ['', -1])[0] };
     },

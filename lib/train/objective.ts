@@ -6,24 +6,45 @@ import { loadDecoderWeights } from '../models/decoder-weights.ts';
 import type { Model } from '../models/model.ts';
 import { rememberStates } from './remembered-states.ts';
 import {
-  attentionPort, hiddenPort, nextTokenSubgraph, normedPort, regressionSubgraph, statesSubgraph, teacherSubgraph, type RegressionOptions, type SequenceShape, type StatesWanted,
+  attentionPort, hiddenPort, nextTokenSubgraph, normedPort, regressionSubgraph, statesSubgraph, teacherSubgraph, VOCABULARY_IDS, VOCABULARY_LOG_COPIES, vocabularyWeights, type RegressionOptions,
+  type SequenceShape, type StatesWanted,
 } from './training-graph.ts';
+import type { WeightedSource } from './sequences.ts';
 import type { TrainableName } from './trainable.ts';
-import type { Feeds, Weights } from './trainer.ts';
+import type { Feeds, WeightRows, Weights } from './trainer.ts';
+import { vocabularySampler } from './vocabulary-sample.ts';
+
+export interface Batch {
+  readonly ids: HostTensor<'int64'>;
+  readonly targets: HostTensor<'int64'>;
+}
 
 export interface Objective {
   readonly subgraph: Subgraph;
   /** Hidden states in front of every layer, where the subgraph gives them; see differentiate. */
   readonly checkpoints: readonly string[];
-  /** Feeds of one batch. `weights`: those of the student now. */
-  feeds(batch: { readonly ids: HostTensor<'int64'>; readonly targets: HostTensor<'int64'> }, weights: Weights): Promise<Feeds>;
+  /** Weights that the subgraph takes in rows, and the feed that names them; see TrainerOptions.rows. */
+  readonly rows?: WeightRows | undefined;
+  /** Feeds of every batch of one update. `weights`: those of the student now. */
+  feeds(batches: readonly Batch[], weights: Weights): Promise<Feeds[]>;
   close(): Promise<void>;
 }
 
-export interface ObjectiveOptions extends SequenceShape {
+export interface SamplingOptions {
+  /** Batches per update, which share a sample. Default 1. */
+  readonly batches?: number;
+  /** Half of a sample are the most frequent tokens of these. Default none. */
+  readonly sources?: readonly WeightedSource[];
+  /** Entries of the vocabulary in a sample. Default 8,192 and at least four times the tokens of an update; where that is half of the vocabulary or more, all of it. */
+  readonly entries?: number;
+}
+
+export interface ObjectiveOptions extends Omit<SequenceShape, 'entries'> {
   readonly model: Model;
   readonly weights: Weights;
   readonly teacher: Model | null;
+  /** Of `teacher-sampled`. */
+  readonly sampling?: SamplingOptions;
   /** Of `layers`: which layers learn, and how rows weigh. */
   readonly regression?: Omit<RegressionOptions, keyof SequenceShape>;
   readonly runtime?: RuntimeOptions;
@@ -61,21 +82,76 @@ const must = <T>(value: T | undefined, name: string): T => {
 };
 
 async function nextToken({ model, weights, ...shape }: ObjectiveOptions): Promise<Objective> {
-  return { subgraph: nextTokenSubgraph(model, weights, shape), checkpoints: hiddenStates(model), feeds: async (batch) => batch, close: async () => {} };
+  return { subgraph: nextTokenSubgraph(model, weights, shape), checkpoints: hiddenStates(model), feeds: async (batches) => batches.map((batch) => ({ ...batch })), close: async () => {} };
+}
+
+/** A teacher of distributions: its last hidden states of a batch, which are remembered, and its output head. */
+async function openTeacher(options: ObjectiveOptions, name: string) {
+  const teacher = teacherOf(options, name);
+  const weights = await loadWeights(teacher);
+  const runtime = await teaches(teacher, weights, options, { last: true });
+  return {
+    teacher, head: must(weights.get(`${teacher.family.head(teacher.config)}.weight`), 'the teacher\'s head'),
+    hidden: rememberStates(async (ids) => must((await runtime.run({ ids })).last, 'last')),
+    close: () => runtime.release(),
+  };
 }
 
 async function fromTeacher(options: ObjectiveOptions): Promise<Objective> {
   const { model, weights } = options;
-  const teacher = teacherOf(options, 'teacher');
-  const taught = await loadWeights(teacher);
-  const runtime = await teaches(teacher, taught, options, { last: true });
-  const head = must(taught.get(`${teacher.family.head(teacher.config)}.weight`), 'the teacher\'s head');
-  const remembered = rememberStates(async (ids) => must((await runtime.run({ ids })).last, 'last'));
+  const { teacher, head, hidden, close } = await openTeacher(options, 'teacher');
   return {
-    subgraph: teacherSubgraph(model, weights, options, teacher), checkpoints: hiddenStates(model),
-    feeds: async ({ ids }) => ({ ids, teacher_hidden: await remembered(ids), teacher_head: head }),
-    close: () => runtime.release(),
+    subgraph: teacherSubgraph(model, weights, options, teacher), checkpoints: hiddenStates(model), close,
+    feeds: (batches) => inTurn(batches, async ({ ids }) => ({ ids, teacher_hidden: await hidden(ids), teacher_head: head })),
   };
+}
+
+/** Entries of a sample: so many, and so many times the tokens of an update, which then leave room for others. */
+const SAMPLED_ENTRIES = 8192, ENTRIES_PER_TOKEN = 4;
+
+/** See SamplingOptions.entries; null: all of the vocabulary. */
+function sampledEntries({ model: { config: { vocab } }, batch, sequenceLength, sampling: { batches = 1, entries } = {} }: ObjectiveOptions): number | null {
+  const least = Math.max(SAMPLED_ENTRIES, ENTRIES_PER_TOKEN * batch * sequenceLength * batches);
+  return entries ?? (2 * least < vocab ? least : null);
+}
+
+/** `fromTeacher` over a sample of the vocabulary, another for every update. */
+async function fromTeacherSampled(options: ObjectiveOptions): Promise<Objective> {
+  const { model, weights, trainable, sampling: { sources = [] } = {} } = options;
+  const entries = sampledEntries(options);
+  if (entries === null) return fromTeacher(options);
+  const sampler = await vocabularySampler(sources, model.config.vocab, entries);
+  const { teacher, head, hidden, close } = await openTeacher(options, 'teacher-sampled');
+  const learning = vocabularyWeights(model).filter((name) => trainable?.includes(name) !== false);
+  const seen = new Map(learning.map((name) => [name, emptyRows(must(weights.get(name), name), entries)]));
+  return {
+    subgraph: teacherSubgraph(model, weights, { ...options, entries }, teacher), checkpoints: hiddenStates(model), rows: { of: learning, numbers: VOCABULARY_IDS }, close,
+    feeds(batches, now) {
+      const sample = sampler(batches.map(({ ids }) => ids.data));
+      for (const [name, rows] of seen) copyRows(must(now.get(name), name), sample.ids, rows);
+      const shared: Feeds = {
+        ...Object.fromEntries(seen), teacher_head: head, [VOCABULARY_IDS]: { dtype: 'int64', shape: [entries], data: sample.ids },
+        [VOCABULARY_LOG_COPIES]: { dtype: 'float32', shape: [entries], data: sample.logCopies },
+      };
+      return inTurn(batches, async ({ ids }) => ({ ...shared, ids: { ...ids, data: sample.placesOf(ids.data) }, teacher_hidden: await hidden(ids) }));
+    },
+  };
+}
+
+/** Memory for so many rows of a matrix. */
+function emptyRows({ shape: [, width = 1] }: HostTensor<'float32'>, rows: number): HostTensor<'float32'> {
+  return { dtype: 'float32', shape: [rows, width], data: new Float32Array(rows * width) };
+}
+
+function copyRows({ data, shape: [, width = 1] }: HostTensor<'float32'>, rows: BigInt64Array, into: HostTensor<'float32'>): void {
+  rows.forEach((row, i) => { into.data.set(data.subarray(Number(row) * width, (Number(row) + 1) * width), i * width); });
+}
+
+/** One after the other: a session runs one batch at a time. */
+async function inTurn(batches: readonly Batch[], feedsOf: (batch: Batch) => Promise<Feeds>): Promise<Feeds[]> {
+  const feeds: Feeds[] = [];
+  for (const batch of batches) feeds.push(await feedsOf(batch));
+  return feeds;
 }
 
 const regression = (own: boolean) => async (options: ObjectiveOptions): Promise<Objective> => {
@@ -90,13 +166,13 @@ const regression = (own: boolean) => async (options: ObjectiveOptions): Promise<
   const layers = more.layers ?? Array.from({ length: model.config.layers }, (_, layer) => layer);
   return {
     subgraph: regressionSubgraph(model, weights, { ...options, ...more }), checkpoints: [],
-    async feeds({ ids }, now) {
+    feeds: (batches, now) => inTurn(batches, async ({ ids }) => {
       const targets = await teacherRuntime.run({ ids });
       const inputs = studentRuntime === null ? targets : await observe(studentRuntime, now, ids);
       return Object.fromEntries(layers.flatMap((layer) => [
         [normedPort(layer), must(inputs[normedPort(layer)], normedPort(layer))], [attentionPort(layer), must(targets[attentionPort(layer)], attentionPort(layer))],
       ]));
-    },
+    }),
     async close() {
       await teacherRuntime.release();
       await studentRuntime?.release();
@@ -107,6 +183,9 @@ const regression = (own: boolean) => async (options: ObjectiveOptions): Promise<
 const rows = {
   'next-token': { name: 'next-token', what: 'nats of the next token', needsTeacher: false, train: 'all', open: nextToken },
   teacher: { name: 'teacher', what: 'KL to the teacher\'s next-token distribution', needsTeacher: true, train: 'all', open: fromTeacher },
+  'teacher-sampled': {
+    name: 'teacher-sampled', what: 'the same over a sample of the vocabulary, another for every update', needsTeacher: true, train: 'all', open: fromTeacherSampled,
+  },
   layers: { name: 'layers', what: 'attention outputs of every layer, on the teacher\'s inputs', needsTeacher: true, train: 'attention', open: regression(false) },
   'layers-own': { name: 'layers-own', what: 'attention outputs of every layer, on the student\'s own inputs', needsTeacher: true, train: 'attention', open: regression(true) },
 } as const;

@@ -10,7 +10,7 @@ import type { Model } from '../models/model.ts';
 import { relativeRates } from './adamw.ts';
 import { curveSvg } from './curve.ts';
 import { openEvaluation } from './evaluation.ts';
-import { loadWeights, losses, type LossName, type Objective } from './objective.ts';
+import { loadWeights, losses, type Batch, type LossName, type Objective } from './objective.ts';
 import { placeWeights } from './placed-weights.ts';
 import { checkRecipe, findSave, loadSave, writeSave, type Saved } from './save.ts';
 import { learningRateFactor } from './schedule.ts';
@@ -47,14 +47,14 @@ export async function train(model: Model, out: string, options: TrainOptions): P
   const sequences = openSequences(settings.data, { sequenceLength, batch, seed: settings.seed });
 
   const { weights, trainable, kernel, rateFactors, state } = await startingPoint(model, settings, saved);
-  const objective = await losses[settings.loss].open({ model, weights, trainable, teacher, sequenceLength, batch, runtime });
+  const objective = await losses[settings.loss].open({ model, weights, trainable, teacher, sequenceLength, batch, runtime, sampling: { batches: accumulate, sources: settings.data } });
   const idle = trainable.find((name) => !objective.subgraph.inputs.some((port) => port.name === name));
   if (idle !== undefined) {
     await objective.close();
     throw new RangeError(`train: weights of ${settings.train} must take part in loss ${settings.loss}, got ${idle}; try ${losses[settings.loss].train}`);
   }
   const trainer = await createTrainer({
-    subgraph: objective.subgraph, checkpoints: objective.checkpoints, recompute: settings.recompute, weights, trainable, kernel, state, runtime, optimiser: { ...settings.optimiser, rateFactors },
+    subgraph: objective.subgraph, checkpoints: objective.checkpoints, rows: objective.rows, recompute: settings.recompute, weights, trainable, kernel, state, runtime, optimiser: { ...settings.optimiser, rateFactors },
   });
   // The trainer has copied them.
   if (state !== undefined) freeMemory([...state.first.values(), ...state.second.values()]);
@@ -79,8 +79,9 @@ export async function train(model: Model, out: string, options: TrainOptions): P
     for (let step = first; step < steps; step++) {
       if (signal?.aborted === true && step > first) await save(step);
       signal?.throwIfAborted();
-      const feeds: Feeds[] = [];
-      for (let i = 0; i < accumulate; i++) feeds.push(await objective.feeds(await sequences.next(), trainer.weights));
+      const batches: Batch[] = [];
+      for (let i = 0; i < accumulate; i++) batches.push(await sequences.next());
+      const feeds = await objective.feeds(batches, trainer.weights);
       const learningRate = settings.learningRate * learningRateFactor(step, settings);
       const update = await guarded(trainer, objective, feeds, learningRate, { step: step + 1, lastSave, watch, runtime });
       watch = watchLoss(watch, update.loss);

@@ -36,6 +36,12 @@ export async function trainStep(runtime: Runtime, weights: Weights, trainable: r
   return { loss: floats('loss')[0] ?? NaN, gradients: new Map(trainable.map((name) => [name, floats(gradientOf(name))])) };
 }
 
+/** Weights `of` which a subgraph reads some rows only, those that the feed `numbers` names (int64 [n], each once, the same in every batch of an update). */
+export interface WeightRows {
+  readonly of: readonly string[];
+  readonly numbers: string;
+}
+
 export interface TrainerOptions {
   /** Forward only, with an output `loss` of one element; weights are inputs. */
   readonly subgraph: Subgraph;
@@ -46,6 +52,8 @@ export interface TrainerOptions {
   /** See differentiate. */
   readonly checkpoints?: readonly string[];
   readonly recompute?: boolean;
+  /** Weights that are inputs of the subgraph as [n, ...], fed under their names; only those rows of them change. Default none. */
+  readonly rows?: WeightRows | undefined;
   readonly optimiser?: AdamWOptions;
   /** Whose memory moments and gradients lie in; weights made with its `row` are changed without a copy. Default: one with room for moments and gradients. */
   readonly kernel?: OptimiserKernel;
@@ -77,7 +85,7 @@ export interface Trainer {
 
 /** Opens the backward graph once; every update runs it. */
 export async function createTrainer(options: TrainerOptions): Promise<Trainer> {
-  const { subgraph, weights, trainable, checkpoints = [], recompute = false } = options;
+  const { subgraph, weights, trainable, checkpoints = [], recompute = false, rows } = options;
   const missing = trainable.find((name) => !weights.has(name));
   if (missing !== undefined) throw new RangeError(`createTrainer: trainable must name weights, got ${missing}`);
   const backward = differentiate(subgraph, { loss: 'loss', wrt: trainable, checkpoints, recompute });
@@ -101,11 +109,21 @@ export async function createTrainer(options: TrainerOptions): Promise<Trainer> {
       }
       loss /= batches.length;
       if (!Number.isFinite(loss)) throw new RangeError(`Trainer.update: loss must be finite, got ${loss}`);
-      const { norm: gradientNorm, largest } = optimiser.update(weights, gradients, batches.length, learningRate);
+      const { norm: gradientNorm, largest } = optimiser.update(weights, gradients, batches.length, learningRate, rows === undefined ? undefined : rowNumbers(rows, batches));
       return { step: optimiser.state.step, loss, gradientNorm, largest };
     },
     close: () => runtime.release(),
   };
+}
+
+/** By weight: the rows that an update has seen. */
+function rowNumbers({ of, numbers }: WeightRows, batches: readonly Feeds[]): ReadonlyMap<string, BigInt64Array> {
+  const [first, ...rest] = batches.map((feeds) => feeds[numbers]);
+  if (first?.dtype !== 'int64') throw new TypeError(`Trainer.update: ${numbers} must be int64, got ${first?.dtype}`);
+  if (rest.some((other) => other?.data.length !== first.data.length || !first.data.every((row, i) => row === other.data[i]))) {
+    throw new RangeError(`Trainer.update: ${numbers} must be the same in all ${batches.length} batches of an update`);
+  }
+  return new Map(of.map((name) => [name, first.data]));
 }
 
 /** Zeros in the shapes of all outputs. */

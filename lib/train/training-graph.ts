@@ -1,6 +1,6 @@
 /** A model's decoder as training runs it: whole sequences, nothing cached, weights as inputs, a loss at the end. */
 import { at } from '../../kernels/at.ts';
-import { decoderLayer, embedding, nextTokenLoss, regressionLoss, rmsNorm, teacherLoss, type Segmentation } from '../../kernels/index.ts';
+import { decoderLayer, embedding, nextTokenLoss, regressionLoss, rmsNorm, sampledTeacherLoss, teacherLoss, type Segmentation } from '../../kernels/index.ts';
 import { recorder, type Recorder, type Value } from '../graph/record.ts';
 import type { Constant, Subgraph } from '../graph/subgraph.ts';
 import { latentAttention, sourceAttention, type DecoderContext, type LayerAttention } from '../models/decoder-attention.ts';
@@ -17,7 +17,17 @@ export interface SequenceShape {
   readonly sequenceLength: number;
   /** Names of the weights that learn: the others become constants of the graph, which the engine lays out once for fast products. Default: all are inputs. */
   readonly trainable?: readonly string[] | undefined;
+  /**
+   * Only so many entries of the vocabulary take part: vocabulary_ids int64 [entries] is an input that names them, ids and
+   * targets are places among them, and embedding and head are inputs of those rows, [entries, d]. Default: all.
+   */
+  readonly entries?: number | undefined;
 }
+
+/** Inputs of a graph over part of the vocabulary: which entries, and the log of how many each stands for. */
+export const VOCABULARY_IDS = 'vocabulary_ids', VOCABULARY_LOG_COPIES = 'vocabulary_log_copies';
+/** Weights with a row for every entry of the vocabulary. */
+export const vocabularyWeights = ({ family, config }: Model): string[] => [...new Set([family.embedding, family.head(config)].map((name) => `${name}.weight`))];
 
 /** Logits of at most so many elements are made at once: 2^25 are 128 MiB. */
 const LOGITS_AT_ONCE = 2 ** 25;
@@ -30,25 +40,32 @@ interface Opened {
   readonly weights: WeightValues;
   readonly context: DecoderContext;
   readonly form: DecoderForm;
+  /** The entries of the vocabulary that take part; null: all. */
+  readonly entries: Value | null;
 }
 
-function open(model: Model, tensors: ReadonlyMap<string, Constant>, name: string, { sequenceLength, trainable }: SequenceShape): Opened {
+function open(model: Model, tensors: ReadonlyMap<string, Constant>, name: string, { sequenceLength, trainable, entries: count }: SequenceShape): Opened {
   const g = recorder(`${model.config.modelType}-${name}`);
-  const inputs = new Map<string, Value>();
+  const entries = count === undefined ? null : g.input({ name: VOCABULARY_IDS, dtype: 'int64', shape: [count] });
+  const known = new Map<string, Value>();
   const learns = trainable === undefined ? null : new Set(trainable);
+  const inPart = new Set(vocabularyWeights(model));
+  const parameter = (weight: string, constant: Constant): Value => {
+    const { dtype, shape } = constant;
+    if (entries === null || !inPart.has(weight)) return learns?.has(weight) === false ? g.parameter(weight, constant) : g.input({ name: weight, dtype, shape });
+    return learns?.has(weight) === false ? g.gather(g.parameter(weight, constant), entries) : g.input({ name: weight, dtype, shape: [...g.shape(entries), ...shape.slice(1)] });
+  };
   const weights = weightValues({
     parameter(weight, constant) {
-      if (learns?.has(weight) === false) return g.parameter(weight, constant);
-      const { dtype, shape } = constant;
-      const known = inputs.get(weight) ?? g.input({ name: weight, dtype, shape });
-      inputs.set(weight, known);
-      return known;
+      const value = known.get(weight) ?? parameter(weight, constant);
+      known.set(weight, value);
+      return value;
     },
   }, tensors);
   const positions = g.constant({ dtype: 'int64', shape: [sequenceLength], data: BigInt64Array.from({ length: sequenceLength }, (_, i) => BigInt(i)) });
   const segmentation: Segmentation<Value> = { join: false, masks: [g.causalMask(positions, positions, model.config.window)], ...(sequenceLength > BLOCK_TOKENS ? { block: BLOCK_TOKENS } : {}) };
   const context: DecoderContext = { g, model, weights, positions, cache: decoderCache(g, [], null), segmentation, positionCount: sequenceLength };
-  return { g, weights, context, form: model.mla === null ? 'source' : 'expanded' };
+  return { g, weights, context, form: model.mla === null ? 'source' : 'expanded', entries };
 }
 
 
@@ -83,15 +100,19 @@ export function nextTokenSubgraph(model: Model, tensors: Weights, shape: Sequenc
 
 /**
  * ids, the weights, teacher_hidden [b, s, d'] (states.last of the teacher) and teacher_head [vocab, d'] -> loss
- * [1, 1, 1], the mean KL to the teacher's next-token distribution in nats; hidden.N.
+ * [1, 1, 1], the mean KL to the teacher's next-token distribution in nats; hidden.N. With `entries` over part of the
+ * vocabulary (see `sampledTeacherLoss`), and vocabulary_log_copies [entries] is an input too.
  */
 export function teacherSubgraph(model: Model, tensors: Weights, shape: SequenceShape, teacher: Model): Subgraph {
   const opened = open(model, tensors, 'teacher', shape);
-  const { g, weights } = opened;
+  const { g, weights, entries } = opened;
   const { last, states } = recordDecoder(opened, model, shape);
   const hidden = g.input({ name: 'teacher_hidden', dtype: 'float32', shape: [shape.batch, shape.sequenceLength, teacher.config.hidden] });
   const head = g.input({ name: 'teacher_head', dtype: 'float32', shape: [teacher.config.vocab, teacher.config.hidden] });
-  const loss = teacherLoss(g, { hidden: last, head: weights.weight(model.family.head(model.config)) }, { hidden, head }, chunkOf(model.config.vocab));
+  const student = { hidden: last, head: weights.weight(model.family.head(model.config)) };
+  const loss = entries === null
+    ? teacherLoss(g, student, { hidden, head }, chunkOf(model.config.vocab))
+    : sampledTeacherLoss(g, student, { hidden, head: g.gather(head, entries) }, g.input({ name: VOCABULARY_LOG_COPIES, dtype: 'float32', shape: g.shape(entries) }), chunkOf(shape.entries ?? 1));
   return g.finish({ loss, ...hiddenStates(states) });
 }
 
