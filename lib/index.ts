@@ -119,7 +119,7 @@ export type { DifferentiateOptions } from './autodiff/differentiate.ts';
 export { initialWeights } from './train/initialise.ts';
 export type { InitialiseOptions } from './train/initialise.ts';
 export { createTrainer, trainStep } from './train/trainer.ts';
-export type { Feeds, StepMemory, Trainer, TrainerOptions, TrainStep, Update, Weights } from './train/trainer.ts';
+export type { Feeds, StepMemory, Trainer, TrainerOptions, TrainStep, Update, WeightRows, Weights } from './train/trainer.ts';
 export { placeWeights } from './train/placed-weights.ts';
 export { createAdamW, relativeRates } from './train/adamw.ts';
 export type { AdamW, AdamWOptions, AdamWState } from './train/adamw.ts';
@@ -134,7 +134,9 @@ export type { HealingText } from './train/healing-text.ts';
 export { train } from './train/train.ts';
 export type { TrainedFiles, TrainOptions, TrainProgress, TrainResult } from './train/settings.ts';
 export { losses } from './train/objective.ts';
-export type { LossName, LossRow, Objective, ObjectiveOptions } from './train/objective.ts';
+export type { Batch, LossName, LossRow, Objective, ObjectiveOptions, VocabularySampling } from './train/objective.ts';
+export { vocabularySampler } from './train/vocabulary-sample.ts';
+export type { VocabularySample } from './train/vocabulary-sample.ts';
 export { openTokenSource, tokenSource } from './train/token-source.ts';
 export type { TokenFormat, TokenSource, TokenSourceOptions } from './train/token-source.ts';
 export { openSequences } from './train/sequences.ts';
@@ -144,7 +146,7 @@ export type { Schedule, ScheduleName, ScheduleOptions } from './train/schedule.t
 export { trainableNames, trainableSets } from './train/trainable.ts';
 export type { TrainableName, TrainableSet } from './train/trainable.ts';
 export { nextTokenSubgraph, regressionSubgraph, teacherSubgraph } from './train/training-graph.ts';
-export type { RegressionOptions, SequenceShape } from './train/training-graph.ts';
+export type { RegressionOptions, SequenceShape, TeacherShape } from './train/training-graph.ts';
 
 // Host tensors.
 export { byteLength, fromNdarray, tensor, toDType, toFloat32, toFloat64, toNdarray, zeros } from './tensor.ts';

@@ -16,7 +16,7 @@ const values = [
   'regressionSubgraph', 'relativeRates', 'relayModel', 'renamePorts', 'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan',
   'rotateResidual', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates', 'savePrompt', 'saveWeightCodes', 'schedules', 'scoreByRows', 'seededRandom', 'signCodes', 'signedProductsAreExact', 'startProgress', 'svgOf',
   'teacherSubgraph', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32', 'toFloat64', 'toModel', 'toNdarray', 'tokenSource', 'train',
-  'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel', 'weightCodesPass', 'weightFormats', 'weightPasses', 'writeModel',
+  'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel', 'vocabularySampler', 'weightCodesPass', 'weightFormats', 'weightPasses', 'writeModel',
   'writeSafetensors', 'writeShardedSafetensors', 'zeros',
 ];
 

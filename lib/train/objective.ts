@@ -30,7 +30,7 @@ export interface Objective {
   close(): Promise<void>;
 }
 
-export interface SamplingOptions {
+export interface VocabularySampling {
   /** Batches per update, which share a sample. Default 1. */
   readonly batches?: number;
   /** Half of a sample are the most frequent tokens of these. Default none. */
@@ -39,12 +39,12 @@ export interface SamplingOptions {
   readonly entries?: number;
 }
 
-export interface ObjectiveOptions extends Omit<SequenceShape, 'entries'> {
+export interface ObjectiveOptions extends SequenceShape {
   readonly model: Model;
   readonly weights: Weights;
   readonly teacher: Model | null;
   /** Of `teacher-sampled`. */
-  readonly sampling?: SamplingOptions;
+  readonly sampling?: VocabularySampling;
   /** Of `layers`: which layers learn, and how rows weigh. */
   readonly regression?: Omit<RegressionOptions, keyof SequenceShape>;
   readonly runtime?: RuntimeOptions;
@@ -109,7 +109,7 @@ async function fromTeacher(options: ObjectiveOptions): Promise<Objective> {
 /** Entries of a sample: so many, and so many times the tokens of an update, which then leave room for others. */
 const SAMPLED_ENTRIES = 8192, ENTRIES_PER_TOKEN = 4;
 
-/** See SamplingOptions.entries; null: all of the vocabulary. */
+/** See VocabularySampling.entries; null: all of the vocabulary. */
 function sampledEntries({ model: { config: { vocab } }, batch, sequenceLength, sampling: { batches = 1, entries } = {} }: ObjectiveOptions): number | null {
   const least = Math.max(SAMPLED_ENTRIES, ENTRIES_PER_TOKEN * batch * sequenceLength * batches);
   return entries ?? (2 * least < vocab ? least : null);

@@ -17,14 +17,18 @@ export interface SequenceShape {
   readonly sequenceLength: number;
   /** Names of the weights that learn: the others become constants of the graph, which the engine lays out once for fast products. Default: all are inputs. */
   readonly trainable?: readonly string[] | undefined;
+}
+
+export interface TeacherShape extends SequenceShape {
   /**
-   * Only so many entries of the vocabulary take part: vocabulary_ids int64 [entries] is an input that names them, ids and
-   * targets are places among them, and embedding and head are inputs of those rows, [entries, d]. Default: all.
+   * Only so many entries of the vocabulary take part: the inputs vocabulary_ids int64 [entries] and vocabulary_log_copies
+   * [entries] name them and say the log of how many each stands for; ids are places among them, embedding and head of
+   * the student inputs of those rows, [entries, d]. See `vocabularySampler`. Default: all.
    */
   readonly entries?: number | undefined;
 }
 
-/** Inputs of a graph over part of the vocabulary: which entries, and the log of how many each stands for. */
+/** Names of those inputs. */
 export const VOCABULARY_IDS = 'vocabulary_ids', VOCABULARY_LOG_COPIES = 'vocabulary_log_copies';
 /** Weights with a row for every entry of the vocabulary. */
 export const vocabularyWeights = ({ family, config }: Model): string[] => [...new Set([family.embedding, family.head(config)].map((name) => `${name}.weight`))];
@@ -44,7 +48,7 @@ interface Opened {
   readonly entries: Value | null;
 }
 
-function open(model: Model, tensors: ReadonlyMap<string, Constant>, name: string, { sequenceLength, trainable, entries: count }: SequenceShape): Opened {
+function open(model: Model, tensors: ReadonlyMap<string, Constant>, name: string, { sequenceLength, trainable, entries: count }: TeacherShape): Opened {
   const g = recorder(`${model.config.modelType}-${name}`);
   const entries = count === undefined ? null : g.input({ name: VOCABULARY_IDS, dtype: 'int64', shape: [count] });
   const known = new Map<string, Value>();
@@ -100,10 +104,9 @@ export function nextTokenSubgraph(model: Model, tensors: Weights, shape: Sequenc
 
 /**
  * ids, the weights, teacher_hidden [b, s, d'] (states.last of the teacher) and teacher_head [vocab, d'] -> loss
- * [1, 1, 1], the mean KL to the teacher's next-token distribution in nats; hidden.N. With `entries` over part of the
- * vocabulary (see `sampledTeacherLoss`), and vocabulary_log_copies [entries] is an input too.
+ * [1, 1, 1], the mean KL to the teacher's next-token distribution in nats, with `entries` by `sampledTeacherLoss`; hidden.N.
  */
-export function teacherSubgraph(model: Model, tensors: Weights, shape: SequenceShape, teacher: Model): Subgraph {
+export function teacherSubgraph(model: Model, tensors: Weights, shape: TeacherShape, teacher: Model): Subgraph {
   const opened = open(model, tensors, 'teacher', shape);
   const { g, weights, entries } = opened;
   const { last, states } = recordDecoder(opened, model, shape);
