@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { refuseOccupied } from '../atomic-write.ts';
-import { losses } from '../train/objective.ts';
+import { losses } from '../train/losses.ts';
 import { schedules } from '../train/schedule.ts';
 import { openTokenSource, type TokenSource } from '../train/token-source.ts';
 import { train, trainingDirectory } from '../train/train.ts';

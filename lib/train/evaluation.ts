@@ -2,7 +2,7 @@
 import { prune } from '../graph/compose.ts';
 import { openRuntime, type RuntimeOptions } from '../graph/runtime.ts';
 import type { Model } from '../models/model.ts';
-import { loadWeights } from './objective.ts';
+import { loadWeights } from './load-weights.ts';
 import type { TokenSource } from './token-source.ts';
 import type { Weights } from './trainer.ts';
 import { nextTokenSubgraph } from './training-graph.ts';

@@ -10,7 +10,7 @@ import type { TrainableName } from './trainable.ts';
 
 /**
  * What lowered perplexity most for the time it takes on two cores (docs/log.md): the source's next-token distribution at
- * every position is the target, every weight learns, each at a rate relative to its own size.
+ * every position is the target, over a sample of a large vocabulary; every weight learns, each at a rate relative to its own size.
  */
 export const healingRecipe = {
   loss: 'teacher-sampled', train: 'all', relativeRates: true, schedule: 'linear', warmupSteps: 8,

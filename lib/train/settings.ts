@@ -3,7 +3,7 @@ import type { RuntimeOptions } from '../graph/runtime.ts';
 import { fingerprintOf } from '../models/fingerprint.ts';
 import type { Model } from '../models/model.ts';
 import type { AdamWOptions } from './adamw.ts';
-import { losses, type LossName } from './objective.ts';
+import { losses, type LossName } from './losses.ts';
 import type { Recipe } from './save.ts';
 import type { ScheduleName } from './schedule.ts';
 import type { WeightedSource } from './sequences.ts';

@@ -75,10 +75,12 @@ function open(model: Model, tensors: ReadonlyMap<string, Constant>, name: string
 
 const attentionOf = (context: DecoderContext, form: DecoderForm): LayerAttention => (form === 'source' ? sourceAttention(context) : latentAttention(context, form));
 
-export const hiddenPort = (layer: number): string => `hidden.${layer}`;
+const hiddenPort = (layer: number): string => `hidden.${layer}`;
 export const normedPort = (layer: number): string => `normed.${layer}`;
 export const attentionPort = (layer: number): string => `attention.${layer}`;
 const all = (layers: number): number[] => Array.from({ length: layers }, (_, layer) => layer);
+/** Of a graph through all layers. */
+export const hiddenPorts = ({ config }: Pick<Model, 'config'>): string[] => all(config.layers).map(hiddenPort);
 
 /** Inputs of the tokens: ids int64 [b, s]. */
 function recordDecoder({ g, weights, context, form }: Opened, model: Model, { batch, sequenceLength }: SequenceShape): { last: Value; states: ReturnType<typeof recordLayers>['layers'] } {
