@@ -202,7 +202,12 @@ t.test('clipping, decay on matrices only, relative rates, a gradient that is not
   t.same(relativeRates(new Map([['a', one([4], -3)], ['b', one([2], 0)]])), { a: 3, b: 1e-6 });
   const before = weights.get('matrix')?.data.slice();
   t.throws(() => createAdamW().update(weights, new Map([['matrix', new Float32Array(15).fill(NaN)]]), 1, 0.1), /gradient of matrix must be finite, got a norm of NaN/);
+  const rows = (row: bigint, gradient = 5): void => { createAdamW().update(weights, new Map([['matrix', new Float32Array(gradient).fill(1)]]), 1, 0.1, new Map([['matrix', BigInt64Array.of(row)]])); };
+  t.throws(() => rows(3n), /rows of matrix must be 0..2, got 3/);
+  t.throws(() => rows(0n, 7), /gradient of matrix must have 1 rows of 5, got 7 elements/);
   t.same(weights.get('matrix')?.data, before, 'nothing has changed');
+  rows(1n);
+  t.same(weights.get('matrix')?.data.map((x, i) => (x === before?.[i] ? 0 : 1)), Float32Array.from({ length: 15 }, (_, i) => (i >= 5 && i < 10 ? 1 : 0)), 'one row alone');
   t.end();
 });
 

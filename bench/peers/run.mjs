@@ -12,11 +12,12 @@ const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 const string = { type: 'string' };
 const { values } = parseArgs({
   options: {
-    model: string, 'model-small': string, peers: string, python: { ...string, default: 'python3' }, only: string,
+    model: string, codes: string, 'model-small': string, peers: string, python: { ...string, default: 'python3' }, only: string,
     contexts: { ...string, default: '128,1024,4096,8000' }, threads: { ...string, default: String(Math.min(cpus().length, 8)) }, steps: { ...string, default: '64' },
   },
 });
 const { peers, python, contexts, threads, steps } = values;
+if (values.codes !== undefined && values.model === undefined) throw new Error('peers: --codes are of --model, got no --model');
 if (peers === undefined) throw new Error('peers: --peers DIR must be given, the folder that prepare.py filled');
 
 const common = (model) => ['--model', model, '--tokens', join(peers, 'tokens.json'), '--contexts', contexts, '--threads', threads, '--steps', steps];
@@ -24,6 +25,8 @@ const common = (model) => ['--model', model, '--tokens', join(peers, 'tokens.jso
 const node = [process.execPath, '--expose-gc', compiled('ours')];
 const ours = (name, model, weights, cache) =>
   ({ name: `ours, ${name}, ${weights} weights, ${cache} cache`, needs: [model], run: [...node, ...common(model), '--weights', weights, '--cache', cache] });
+const calibrated = (name, model, codes, cache) =>
+  ({ name: `ours, ${name}, calibrated int4 weights, ${cache} cache`, needs: [model, codes], run: [...node, ...common(model), '--codes', codes, '--cache', cache] });
 const llama = (type) => ({ name: `llama.cpp ${type}, flash attention`, needs: [join(peers, 'llama_decode'), join(peers, `${type}.gguf`)], run: [join(peers, 'llama_decode'), join(peers, `${type}.gguf`), join(peers, 'tokens.json'), contexts, threads, steps] });
 const nodeLlama = (type) => ({ name: `node-llama-cpp ${type}, flash attention`, needs: [here('node_modules/node-llama-cpp'), join(peers, `${type}.gguf`)], run: [process.execPath, here('node_llama.mjs'), ...common(join(peers, `${type}.gguf`))] });
 const genai = (precision) => ({ name: `onnxruntime-genai ${precision}`, needs: [join(peers, `genai-${precision}`)], run: [python, here('genai.py'), ...common(join(peers, `genai-${precision}`))] });
@@ -33,6 +36,7 @@ const torch = (dtype) => ({ name: `transformers on PyTorch ${dtype}`, needs: [jo
 const systems = [
   genai('int4'),
   ...(values.model === undefined ? [] : [ours('converted', values.model, 'int4', 'f32'), ours('converted', values.model, 'int4', 'int8'), ours('converted', values.model, 'int8-dynamic', 'f32')]),
+  ...(values.codes === undefined ? [] : [calibrated('converted', values.model, values.codes, 'f32'), calibrated('converted', values.model, values.codes, 'int8')]),
   llama('Q4_0'),
   ...(values['model-small'] === undefined ? [] : [ours('converted small', values['model-small'], 'int4', 'f32'), ours('converted small', values['model-small'], 'int8-dynamic', 'f32')]),
   llama('Q8_0'), nodeLlama('Q4_0'), genai('fp32'),

@@ -29,7 +29,7 @@ export interface AdamW {
    * Changes `weights` in place. `gradients` are sums over `micro` batches. Returns the norm of the mean gradient before
    * clipping and the weight with the largest one. `rows`: of weights whose gradient is of some rows only, their numbers,
    * each once; the others stay as they are, and so does what is remembered of them. Errors, before anything is changed: a
-   * gradient that is not finite, by name.
+   * gradient that is not finite, rows that are not there, by name.
    */
   update(
     weights: ReadonlyMap<string, HostTensor<'float32'>>, gradients: ReadonlyMap<string, Float32Array>, micro: number, learningRate: number, rows?: ReadonlyMap<string, BigInt64Array>,
@@ -39,6 +39,15 @@ export interface AdamW {
 /** Norm of each gradient by name, of the mean over `micro` batches. */
 export function gradientNorms(kernel: OptimiserKernel, gradients: ReadonlyMap<string, Float32Array>, micro: number): Map<string, number> {
   return new Map([...gradients].map(([name, gradient]) => [name, Math.sqrt(kernel.squares(gradient)) / micro]));
+}
+
+const rowWidth = ({ data, shape: [rows = 1] }: HostTensor<'float32'>): number => data.length / rows;
+
+function checkRows(name: string, rows: BigInt64Array, weight: HostTensor<'float32'> | undefined, gradient: Float32Array | undefined): void {
+  if (weight === undefined || gradient === undefined) throw new RangeError(`AdamW.update: rows must be of weights with a gradient, got ${name}`);
+  if (gradient.length !== rows.length * rowWidth(weight)) throw new RangeError(`AdamW.update: gradient of ${name} must have ${rows.length} rows of ${rowWidth(weight)}, got ${gradient.length} elements`);
+  const last = BigInt(weight.shape[0] ?? 0) - 1n, bad = rows.find((row) => row < 0n || row > last);
+  if (bad !== undefined) throw new RangeError(`AdamW.update: rows of ${name} must be 0..${last}, got ${bad}`);
 }
 
 /** Row `row` of a weight and of what is remembered of it, with row `i` of a gradient. */
@@ -68,6 +77,7 @@ export function createAdamW(options: AdamWOptions = {}, state: AdamWState = { st
       const norms = gradientNorms(kernel, gradients, micro);
       const bad = [...norms].find(([, norm]) => !Number.isFinite(norm));
       if (bad !== undefined) throw new RangeError(`AdamW.update: gradient of ${bad[0]} must be finite, got a norm of ${bad[1]}`);
+      for (const [name, some] of rows ?? []) checkRows(name, some, weights.get(name), gradients.get(name));
       const norm = Math.hypot(...norms.values());
       const clipped = clipNorm === null ? 1 : Math.min(1, clipNorm / (norm + 1e-6));
       step++;
@@ -82,7 +92,7 @@ export function createAdamW(options: AdamWOptions = {}, state: AdamWState = { st
           stepSize: rate / (1 - beta1 ** step), rootScale: 1 / Math.sqrt(1 - beta2 ** step), epsilon,
         };
         if (some === undefined) kernel.adamw(all, numbers);
-        else some.forEach((row, i) => kernel.adamw(rowOf(all, Number(row), i, gradient.length / some.length), numbers));
+        else some.forEach((row, i) => kernel.adamw(rowOf(all, Number(row), i, rowWidth(weight)), numbers));
       }
       return { norm, largest: [...norms].reduce((a, b) => (b[1] > a[1] ? b : a), ['', -1])[0] };
     },

@@ -36,7 +36,7 @@ export interface HealOptions {
   readonly text: HealingText;
   /** Default 256, or the context where that is shorter. */
   readonly sequenceLength?: number | undefined;
-  /** Which weights learn. Default all, which healed most for its time (docs/log.md); 'attention-and-norms' takes two thirds of the time for the same tokens, and gradients and moments of a fifth of a small model's weights. */
+  /** Which weights learn. Default all, which healed most for its time (docs/log.md); 'attention-and-norms' takes seven tenths of the time for the same tokens, and gradients and moments of a fifth of a small model's weights. */
   readonly train?: TrainableName | undefined;
   /** Peak, relative to the root mean square of each weight. Default 5e-4 where all weights learn, otherwise 1e-3. */
   readonly learningRate?: number | undefined;
