@@ -30,6 +30,7 @@ import { train, type TrainOptions } from '../lib/train/train.ts';
 import { trainableNames } from '../lib/train/trainable.ts';
 import { placeWeights } from '../lib/train/placed-weights.ts';
 import { createTrainer } from '../lib/train/trainer.ts';
+import { vocabularySampler } from '../lib/train/vocabulary-sample.ts';
 import { bothReadings, difference, float32Tolerance, generator, integers, normal, numbers, type Program } from './support/readings.ts';
 import { zooModelWithTokenizer } from './support/zoo-model.ts';
 
@@ -149,6 +150,10 @@ t.test('a sample of the vocabulary: all of it is the exact loss, a part changes 
       t.ok(changed.size > 10 && [...changed].every((row) => part.ids.has(row)), `${name}: ${weight}, ${changed.size} rows`);
     }
     await t.rejects(run('teacher-sampled', 31, 1), /the tokens of an update and 15 frequent ones must be at most 31, got \d+/);
+    const sample = (await vocabularySampler([], 97, 7))([BigInt64Array.of(96n, 95n, 96n)]);
+    t.same([[...sample.ids].slice(0, 2), new Set(sample.ids).size, [...sample.placesOf(BigInt64Array.of(95n, 96n))]], [[96n, 95n], 7, [1n, 0n]], 'without a text nothing is frequent');
+    t.same(sample.logCopies, Float32Array.of(0, 0, ...Array<number>(5).fill(Math.log(19))));
+    t.throws(() => sample.placesOf(BigInt64Array.of(BigInt(Array.from({ length: 97 }, (_, id) => id).find((id) => !sample.ids.includes(BigInt(id))) ?? 0))), /tokens must be of the update, got \d+/);
     await t.rejects(run('teacher-sampled', 98, 1), /entries must be a whole number of 1 to 97, got 98/);
   }
 });

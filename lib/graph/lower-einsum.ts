@@ -104,7 +104,7 @@ const MANY_ROWS = 128;
 
 /**
  * A^T of a product A^T B over many rows, as in the gradient of a weight: null where A is not such. The engine fuses a
- * Transpose right in front of a product, and then turns A anew for every block of columns; a Reshape between keeps it apart.
+ * Transpose right in front of a product, which is a tenth slower (docs/log.md); a Reshape between keeps it apart.
  */
 function turnedApart<V>(words: EinsumWords<V>, a: Named<V>, inner: string, merged: (axes: string) => Dim): V | null {
   const contracted = merged(inner), free = merged(a.axes.slice(inner.length));

@@ -11,7 +11,7 @@ export interface VocabularySample {
   readonly ids: BigInt64Array;
   /** The log of how many entries each stands for. */
   readonly logCopies: Float32Array;
-  /** Places among `ids` of tokens of the update. */
+  /** Places among `ids` of tokens of the update. Errors: a token that is not in the sample. */
   placesOf(tokens: BigInt64Array): BigInt64Array;
 }
 
@@ -20,13 +20,13 @@ const FREQUENT_SHARE = 0.5;
 /** Tokens of a source that are counted, from its start. */
 const COUNTED_TOKENS = 2 ** 20;
 
-/** Entries of the vocabulary by how often the sources have them, most frequent first. */
+/** Entries of the vocabulary that the sources have, most frequent first. */
 async function byFrequency(sources: readonly WeightedSource[], vocab: number): Promise<Uint32Array> {
   const counts = new Uint32Array(vocab);
   for (const { source } of sources) {
     for (const token of await source.read(0, Math.min(source.length, COUNTED_TOKENS))) counts[token] = (counts[token] ?? 0) + 1;
   }
-  return Uint32Array.from({ length: vocab }, (_, id) => id).sort((a, b) => (counts[b] ?? 0) - (counts[a] ?? 0) || a - b);
+  return Uint32Array.from({ length: vocab }, (_, id) => id).filter((id) => counts[id] !== 0).sort((a, b) => (counts[b] ?? 0) - (counts[a] ?? 0) || a - b);
 }
 
 /** FNV-1a over tokens: the same tokens draw the same entries, so that a resumed run sees what an uninterrupted one would. */
@@ -48,7 +48,11 @@ export async function vocabularySampler(sources: readonly WeightedSource[], voca
     const places = new Map([...chosen].map((id, place) => [BigInt(id), BigInt(place)]));
     return {
       ids: BigInt64Array.from(places.keys()), logCopies: Float32Array.from({ length: entries }, (_, place) => (place < certain ? 0 : copies)),
-      placesOf: (row) => row.map((token) => places.get(token) ?? 0n),
+      placesOf: (row) => row.map((token) => {
+        const place = places.get(token);
+        if (place === undefined) throw new RangeError(`vocabularySampler: tokens must be of the update, got ${token}`);
+        return place;
+      }),
     };
   };
 }
