@@ -2,6 +2,7 @@
 import { at } from './at.ts';
 import { between, blockwiseAttention, groupedQueryAttention, inBlocks, maskBetween } from './attention.ts';
 import type { Dim, Emit } from './emit.ts';
+import { expandedChains, groupedQueryChains } from './head-chains.ts';
 import { asTheyAre, type HeadMaps } from './head-norm.ts';
 import { absorbedAttention, expandedAttention, type LatentSegment, type UpProjections } from './latent-attention.ts';
 import { linear, linearHeads, type Linear } from './linear.ts';
@@ -58,9 +59,10 @@ export function sourceAttentionLayer<V>(
   const sequences = segmentRows(g, past.map(({ key }) => key), kept.key, segmentation)
     .map((keys, q) => keys.map((key, i) => ({ key, value: at(at(values, q), i), mask: maskOf(segmentation, q * keys.length + i) })));
   const grouped = g.reshape(query, [b, s, kvHeads, heads / kvHeads, headDim]);
+  const attend = segmentation.join ? groupedQueryChains : groupedQueryAttention;
   const whole = past.length === 0 && segmentation.block !== undefined
     ? blockwiseAttention(g, grouped, at(at(sequences, 0), 0), dims.scale, segmentation.block)
-    : sideBySide(g, ofEachSequence(g, grouped, sequences.length).map((own, q) => groupedQueryAttention(g, own, at(sequences, q), dims.scale)));
+    : sideBySide(g, ofEachSequence(g, grouped, sequences.length).map((own, q) => attend(g, own, at(sequences, q), dims.scale)));
   const attended = g.reshape(whole, [b, s, heads * headDim]);
   return { output: linear(g, attended, w.output), attended, query, still, rows };
 }
@@ -98,6 +100,8 @@ export interface MlaDims extends PartialRopeDims {
 /** The two spellings of latent attention, by name. */
 export const latentForms = { expanded: expandedAttention, absorbed: absorbedAttention } as const;
 export type LatentForm = keyof typeof latentForms;
+/** How they are computed where many tokens come at once. */
+const joinedForms = { expanded: expandedChains, absorbed: absorbedAttention } as const;
 
 /** Where the parts of a layer's rows are kept: each in its own array, or side by side in one. */
 export type MlaStores<V> = { readonly rope: RowStore<V>; readonly latent: RowStore<V> } | OneRowStore<V>;
@@ -156,7 +160,7 @@ export function mlaAttentionLayer<V>(
       const own = { rope: cut(query.rope, from), nope: cut(query.nope, from) };
       return latentForms[form](g, own, [{ ...seen, mask: maskBetween(g, maskOf(segmentation, 0), from, to) }], w.up, dims.scale);
     })
-    : sideBySide(g, sequences.map((segments, q) => latentForms[form](g, { rope: at(ropeQueries, q), nope: at(nopeQueries, q) }, segments, w.up, dims.scale)));
+    : sideBySide(g, sequences.map((segments, q) => (segmentation.join ? joinedForms : latentForms)[form](g, { rope: at(ropeQueries, q), nope: at(nopeQueries, q) }, segments, w.up, dims.scale)));
   const attended = g.reshape(whole, [b, s, dims.heads * dims.valueWidth]); // [b, s, h v]
   return { output: linear(g, attended, w.output), attended, rows };
 }

@@ -8,7 +8,7 @@
 import { at } from './at.ts';
 import type { Dim, Emit } from './emit.ts';
 
-/** softmax over all segments at once. scores: each [b, g, r, s, t_i], with its mask [s, t_i] or null. */
+/** softmax over all segments at once. scores: each [b, g, r, s, t_i], with its mask (what broadcasts to it) or null. */
 export function softmaxOverSegments<V>(g: Emit<V>, scores: readonly V[], masks: readonly (V | null)[]): V[] {
   const masked = scores.map((score, i) => {
     const mask = masks[i] ?? null;
@@ -31,7 +31,7 @@ export function sumOver<V>(g: Emit<V>, terms: readonly V[]): V {
 export interface KeyValueSegment<V> {
   readonly key: V; // [b, t, g, k], rotated
   readonly value: V; // [b, t, g, v]
-  readonly mask: V | null; // [s, t]
+  readonly mask: V | null; // [s, t], or what broadcasts to scores
 }
 
 /**

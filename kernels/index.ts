@@ -5,6 +5,7 @@ export * from './attention-layer.ts';
 export * from './attention-statistics.ts';
 export * from './decoder-layer.ts';
 export * from './embedding.ts';
+export * from './head-chains.ts';
 export * from './head-norm.ts';
 export * from './latent-attention.ts';
 export * from './least-squares.ts';

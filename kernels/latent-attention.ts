@@ -20,7 +20,7 @@ export interface LatentSegment<V> {
   readonly latent: RowReader<V>; // [b, t, c]
   /** What the keys rebuilt from the latent are multiplied by; absent where nothing is (no norm per head). */
   readonly keyScale?: V | null; // [b, t, g]
-  readonly mask: V | null; // [s, t]
+  readonly mask: V | null; // [s, t], or what broadcasts to scores
 }
 
 export interface UpProjections<V> {

@@ -107,8 +107,12 @@ t.test('stop strings: given out is all before the first one, however the text is
 });
 
 t.test('chunks of a prompt are shorter behind a long context', (t) => {
-  t.same([0, 1792, 1793, 3000, 5000, 8000, 100_000].map(chunkBehind), [256, 256, 192, 128, 96, 64, 64]);
-  fc.assert(fc.property(fc.nat(200_000), (cached) => chunkBehind(cached) >= chunkBehind(cached + 1) && (chunkBehind(cached) === 64 || chunkBehind(cached) * (cached + chunkBehind(cached)) <= 2 ** 19)));
+  t.same([0, 1792, 1793, 3000, 5000, 8000, 100_000].map((cached) => chunkBehind(cached, 9)), [256, 256, 192, 128, 96, 64, 64]);
+  t.same([0, 5205, 5206, 7000, 8000, 12_000, 100_000].map((cached) => chunkBehind(cached, 3)), [256, 256, 192, 192, 128, 96, 64]);
+  fc.assert(fc.property(fc.nat(200_000), fc.integer({ min: 1, max: 64 }), (cached, heads) => {
+    const chunk = chunkBehind(cached, heads);
+    return chunk >= chunkBehind(cached + 1, heads) && chunk >= chunkBehind(cached, heads + 1) && (chunk === 64 || chunk * (cached + chunk) <= Math.max(2 ** 19, 2 ** 22 / heads));
+  }));
   t.end();
 });
 

@@ -1,7 +1,7 @@
 /** Every kernel: the ONNX reading equals the float64 reading, and two spellings of one function agree. All axes are different primes. */
 import t from 'tap';
 import {
-  absorbedAttention, decoderLayer, embedding, expandedAttention, groupedQueryAttention, groupedRows, linear, logits, mergedAttentionLayer, mlaAttentionLayer, negativeLogLikelihood, oneRowAttentionLayer, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
+  absorbedAttention, decoderLayer, embedding, expandedAttention, expandedChains, groupedQueryAttention, groupedQueryChains, groupedRows, headChains, linear, logits, mergedAttentionLayer, mlaAttentionLayer, negativeLogLikelihood, oneRowAttentionLayer, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
   type Emit, type HostTensor, type LatentForm, type RowFormat, type RowStore, type StorageEmit,
 } from '../kernels/index.ts';
 import { eager, toEager } from '../lib/eager.ts';
@@ -51,8 +51,8 @@ const splitAttention = (window: number | null): Program => (g, x) => ({
     { key: need(x, 'k1'), value: need(x, 'v1'), mask: g.causalMask(need(x, 'positions'), need(x, 'positions'), window) },
   ], 0.3),
 });
-const joinedAttention = (window: number | null): Program => (g, x) => ({
-  y: groupedQueryAttention(g, need(x, 'q'), [{
+const joinedAttention = (window: number | null, attend: typeof groupedQueryAttention = groupedQueryAttention): Program => (g, x) => ({
+  y: attend(g, need(x, 'q'), [{
     key: g.concat(1, [need(x, 'k0'), need(x, 'k1')]), value: g.concat(1, [need(x, 'v0'), need(x, 'v1')]),
     mask: g.causalMask(need(x, 'positions'), g.concat(0, [need(x, 'past'), need(x, 'positions')]), window),
   }], 0.3),
@@ -138,7 +138,9 @@ const cases: Readonly<Record<string, Case>> = {
   'grouped-query attention, split rows': { feeds: attentionFeeds, symbols: attentionSymbols, terms: P.k + P.p + P.s, program: splitAttention(null) },
   'grouped-query attention, joined rows': { feeds: attentionFeeds, symbols: attentionSymbols, terms: P.k + P.p + P.s, program: joinedAttention(null) },
   'grouped-query attention in a window of 2': { feeds: attentionFeeds, symbols: attentionSymbols, terms: P.k + P.p + P.s, program: splitAttention(2) },
+  'grouped-query attention in chains': { feeds: attentionFeeds, symbols: attentionSymbols, terms: P.k + P.p + P.s, program: joinedAttention(null, groupedQueryChains) },
   'expanded latent attention': { feeds: latentFeeds, terms: P.c + P.m + P.n + P.p, program: (g, x) => ({ y: latent(g, x, expandedAttention) }) },
+  'expanded latent attention in chains': { feeds: latentFeeds, terms: P.c + P.m + P.n + P.p, program: (g, x) => ({ y: latent(g, x, expandedChains) }) },
   'absorbed latent attention': { feeds: latentFeeds, terms: P.c + P.m + P.n + P.p, program: (g, x) => ({ y: latent(g, x, absorbedAttention) }) },
   'merged latent attention': {
     feeds: mergedFeeds,
@@ -177,6 +179,25 @@ const inFloat64 = (program: Program, feeds: Readonly<Record<string, HostTensor>>
   if (y === undefined) throw new RangeError('test: the program must return y');
   return y.data;
 };
+
+t.test('chains of heads give what all heads at once give', (t) => {
+  t.same([headChains(3, 3), headChains(7, 2), headChains(1, 9), headChains(32, 1).length, headChains(10, 1, 2)], [[1, 1, 1], [2, 2, 2, 1], [1], 8, [4, 1, 4, 1]]);
+  const window = inFloat64(joinedAttention(2), attentionFeeds);
+  t.ok(difference(window, inFloat64(joinedAttention(2, groupedQueryChains), attentionFeeds)) < 1e-13, 'grouped-query attention');
+  // Two latents of five heads each, and rebuilt keys that are scaled.
+  const [b, s, n, m, v, each] = [2, 3, 7, 4, 11, 13];
+  const feeds = {
+    nope: normal([b, s, 10, 1, n], random), rope: normal([b, s, 10, 1, m], random), keyUp: normal([10, n, each], random, 0.3), valueUp: normal([10, v, each], random, 0.3),
+    keys: normal([b, s, m], random), latents: normal([b, s, 2 * each], random), scales: normal([b, s, 10], random), positions: integers([0, 1, 2]),
+  };
+  const [atOnce, inChains] = [expandedAttention, expandedChains].map((form) => inFloat64((g, x) => ({
+    y: form(g, { nope: need(x, 'nope'), rope: need(x, 'rope') }, [{
+      ropeKey: plainRows(g, need(x, 'keys')), latent: plainRows(g, need(x, 'latents')), keyScale: need(x, 'scales'), mask: g.causalMask(need(x, 'positions'), need(x, 'positions'), null),
+    }], { key: need(x, 'keyUp'), value: need(x, 'valueUp'), groups: 2 }, 0.4),
+  }), feeds));
+  t.ok(difference(atOnce ?? [], inChains ?? []) < 1e-13, 'expanded latent attention, two latents');
+  t.end();
+});
 
 t.test('two spellings agree in float64', (t) => {
   const expanded = inFloat64((g, x) => ({ y: latent(g, x, expandedAttention) }), latentFeeds);

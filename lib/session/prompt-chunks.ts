@@ -2,8 +2,16 @@
 
 /** Longest first; the last is for any context. */
 const CHUNKS = [256, 192, 128, 96, 64] as const;
-/** Queries times keys of one head: scores grow with both, and would be what takes most memory behind a long context. */
-const SCORES = 2 ** 19;
+/** Scores in memory at once, at most: they grow with queries and keys, and would be what takes most memory behind a long context. */
+const SCORES = 2 ** 22;
+/** Scores of one head that are always allowed: a chunk for each of many heads at once would be too short for the linear layers. */
+const SCORES_OF_HEAD = 2 ** 19;
 
-/** 256 tokens, and fewer where one head's scores would be more than 2^19 numbers: 128 behind 3,000 tokens, 64 behind 8,000. At least 64. */
-export const chunkBehind = (cached: number): number => CHUNKS.find((chunk) => chunk * (cached + chunk) <= SCORES) ?? 64;
+/**
+ * 256 tokens, and fewer behind a long context, so that the scores of `heads` query heads, which are in memory at once, are
+ * at most 2^22 numbers, or those of one head 2^19. For 3 heads 192 behind 5,300 tokens, 128 behind 7,100, at least 64.
+ */
+export function chunkBehind(cached: number, heads: number): number {
+  const scores = Math.max(SCORES_OF_HEAD, SCORES / heads);
+  return CHUNKS.find((chunk) => chunk * (cached + chunk) <= scores) ?? 64;
+}

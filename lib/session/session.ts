@@ -1,4 +1,5 @@
 /** A model opened for inference: one onnxruntime session per graph, opened when first needed. */
+import { queryHeadsTogether } from '../../kernels/head-chains.ts';
 import { collectGarbage } from '../collect-garbage.ts';
 import type { Runtime } from '../graph/runtime.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
@@ -92,7 +93,8 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   for (const form of [forms.prefill, forms.decode]) {
     if (!valid.includes(form)) throw new RangeError(`openSession: form must be one of ${valid} for ${model.path}, got ${form}`);
   }
-  const { vocab } = model.config;
+  const { vocab, heads, kvHeads } = model.config;
+  const headsTogether = forms.prefill === 'absorbed' ? heads : queryHeadsTogether(kvHeads, heads / kvHeads);
   const cacheFormat = options.cache ?? 'f32';
   const layout = cacheLayoutOf(model, cacheFormat, contextLength);
   const graphs = decoderGraphs(model, {
@@ -140,7 +142,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
       throw new RangeError(`openSession: prompt must fit the context of ${roomOf(cache)} tokens, got ${cache.length} cached and ${ids.length} new`);
     }
     for (let start = 0, end = 0; start < ids.length; start = end) {
-      end = Math.min(ids.length, start + (chunkTokens ?? chunkBehind(cache.length)));
+      end = Math.min(ids.length, start + (chunkTokens ?? chunkBehind(cache.length, headsTogether)));
       take(await run(graph, cache, ids.slice(start, end), targets?.slice(start, end)), start, end);
     }
   };
