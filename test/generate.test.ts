@@ -12,6 +12,7 @@ import { perplexity } from '../lib/session/perplexity.ts';
 import { sampleToken, samplingCandidates } from '../lib/session/sampler.ts';
 import { chunkBehind } from '../lib/session/prompt-chunks.ts';
 import { openSession, type Session, type SessionOptions } from '../lib/session/session.ts';
+import { graphShelf } from '../lib/session/graph-shelf.ts';
 import { stopStrings } from '../lib/session/stop-strings.ts';
 import { openTokenizer } from '../lib/text/tokenizer.ts';
 import { readGolden } from './support/tiny.ts';
@@ -243,9 +244,29 @@ const ways: readonly (readonly [zoo: string, kind: 'source' | 'converted', optio
   ['llama-gqa-tied', 'source', { cache: 'f32' }, 2e-4], ['llama-gqa-tied', 'source', { cache: 'int4' }, codesMayFlip], ['mistral-window', 'source', { cache: 'int8' }, codesMayFlip],
   ['llama-gqa-tied', 'converted', { absorption: 'separate', cache: 'f16' }, codesMayFlip], ['mistral-window', 'converted', { absorption: 'separate' }, 2e-4],
   ['llama-gqa-tied', 'converted', { absorption: 'merged' }, 2e-4], ['mistral-window', 'converted', { absorption: 'merged', cache: 'int8' }, wholeNumbers],
+  ['llama-gqa-tied', 'converted', { oneGraph: true }, 2e-4],
   ['llama-gqa-tied', 'converted', { forms: { prefill: 'expanded', decode: 'expanded' }, cache: 'int8' }, codesMayFlip],
   ['llama-gqa-tied', 'converted', { forms: { prefill: 'expanded', decode: 'expanded' }, cache: 'int4' }, codesMayFlip],
 ];
+
+t.test('a shelf of one graph frees the others before it opens one', async (t) => {
+  for (const alone of [false, true]) {
+    const events: string[] = [];
+    const shelf = graphShelf(alone), take = (name: string) => shelf.take(name, async () => {
+      events.push(`+${name}`);
+      if (name === 'broken') throw new Error('cannot be opened');
+      return { appends: false, graph: { inputs: [], outputs: [], run: async () => ({}), release: async () => { events.push(`-${name}`); } } };
+    });
+    await take('prefill');
+    await take('prefill');
+    await take('decode');
+    await t.rejects(take('broken'), { message: 'cannot be opened' });
+    await take('prefill');
+    await shelf.close();
+    await shelf.close();
+    t.same(events, alone ? ['+prefill', '-prefill', '+decode', '-decode', '+broken', '+prefill', '-prefill'] : ['+prefill', '+decode', '+broken', '-prefill', '-decode']);
+  }
+});
 
 t.test('several tokens and several sequences in one run', async (t) => {
   const directory = temporaryDirectory((clean) => t.teardown(clean));

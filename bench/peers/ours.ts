@@ -28,15 +28,14 @@ const mostLikely = (logits: Float32Array): number => sampleToken(logits, {}, gre
 
 /** A prompt of `length` tokens, and steps behind it. */
 async function measure(length: number): Promise<{ tokens: number; prefillTokensPerSecond: number; stepMs: number }> {
-  const session = openSession(model, { threads, cache: cacheFormat, passes, contextLength: length + steps });
+  const session = openSession(model, { threads, cache: cacheFormat, passes, contextLength: length + steps, oneGraph: true });
   const cache = session.createCache();
-  await session.open();
   await session.prefill(cache, tokens.slice(0, 32));
-  await session.step(cache, 0);
   cache.truncate(0);
   let start = performance.now();
   let next = mostLikely(await session.prefill(cache, tokens.slice(0, length)));
   const prefillMs = performance.now() - start, times: number[] = [];
+  await session.open('decode');
   for (let step = 0; step < steps; step++) {
     start = performance.now();
     next = mostLikely(await session.step(cache, next));

@@ -19,7 +19,7 @@ const STEPS = 4;
 
 const { model: path, tokens, threads, cache: format } = JSON.parse(process.argv[2] ?? '') as MemoryTask; // written by the memory case
 const model = await openModel(path);
-const session = openSession(model, { threads, cache: format, contextLength: tokens + STEPS });
+const session = openSession(model, { threads, cache: format, contextLength: tokens + STEPS, oneGraph: true });
 const cache = session.createCache();
 await session.prefill(cache, someIds(tokens, model));
 for (let i = 0; i < STEPS; i++) await session.step(cache, 1);

@@ -72,7 +72,7 @@ export const generateText = defineCommand({
     const capacity = Math.min(model.config.maxPositions, ids.length + maxTokens);
     // No longer than needed: short contexts are faster. A file of rows may hold a longer prompt than this one.
     const contextLength = promptCache === undefined ? capacity : model.config.maxPositions;
-    const session = openSession(model, { signal: io.signal, threads, cache, contextLength, passes: await passesFor(model, weights) });
+    const session = openSession(model, { signal: io.signal, threads, cache, contextLength, oneGraph: true, passes: await passesFor(model, weights) });
     const { cache: rows, cachedTokens, fromFile } = await startPrompt(promptCache, ids, capacity, session);
     const prefill = longWork('reading the prompt', ids.length - cachedTokens, 'tokens', io);
     try {

@@ -77,7 +77,7 @@ export async function* generate(session: Session, promptIds: readonly number[], 
   const texts = tokenizer?.stream({ skipSpecial: true }) ?? { push: () => '', end: () => '' };
   const scan = stopStrings(options.stopStrings ?? []);
 
-  await session.open();
+  await session.open('prefill');
   signal?.throwIfAborted();
   const prefillStart = clock();
   let logits = await session.prefill(cache, promptIds, (done) => {
@@ -111,6 +111,7 @@ export async function* generate(session: Session, promptIds: readonly number[], 
     yield { id, text: fresh };
     if (finishReason !== null) break;
     signal?.throwIfAborted();
+    await session.open('decode');
     const stepStart = clock();
     logits = await session.step(cache, id);
     decodeMs += clock() - stepStart;

@@ -1,26 +1,28 @@
 /** Open graphs by name. */
-import type { Runtime } from '../graph/runtime.ts';
+import type { DecodeGraph } from './decoder-graphs.ts';
 
 export interface GraphShelf {
   /** The graph of that name, opened at its first use. */
-  take(name: string, open: () => Promise<Runtime>): Promise<Runtime>;
-  /** Frees all of them. */
+  take(name: string, open: () => Promise<DecodeGraph>): Promise<DecodeGraph>;
+  /** Frees all of them; one that is taken again is opened again. */
   close(): Promise<void>;
 }
 
-export function graphShelf(): GraphShelf {
-  const graphs = new Map<string, Promise<Runtime>>();
+/** `alone`: every other graph is freed before one is opened. */
+export function graphShelf(alone: boolean): GraphShelf {
+  const graphs = new Map<string, Promise<DecodeGraph>>();
+  const close = async (): Promise<void> => {
+    const open = [...graphs.values()];
+    graphs.clear();
+    // A graph that failed to open has told its caller so already.
+    for (const one of open) await one.then(({ graph }) => graph.release(), () => undefined);
+  };
   return {
     take(name, open) {
-      const graph = graphs.get(name) ?? open();
-      graphs.set(name, graph);
-      return graph;
+      const opened = graphs.get(name) ?? (alone ? close().then(open) : open());
+      graphs.set(name, opened);
+      return opened;
     },
-    async close() {
-      const open = [...graphs.values()];
-      graphs.clear();
-      // A graph that failed to open has told its caller so already.
-      for (const graph of open) await graph.then((opened) => opened.release(), () => undefined);
-    },
+    close,
   };
 }

@@ -42,6 +42,11 @@ export interface SessionOptions {
   readonly absorption?: Absorption | 'auto';
   /** Let a step write its rows into the cache itself, where a test at opening shows that it works. Default true. */
   readonly appendInPlace?: boolean;
+  /**
+   * Free every other graph before one is opened: the most memory is then that of one graph, not of two, and each change
+   * from prompts to steps or back opens a graph again. For one prompt and one answer it costs nothing. Default false.
+   */
+  readonly oneGraph?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -69,13 +74,13 @@ export interface Session {
   logits(cache: Cache, ids: readonly number[]): Promise<HostTensor<'float32'>>;
   /** Nats of each of ids[1..] given those before it: ids.length - 1 numbers. Needs no decode graph. */
   nll(ids: readonly number[]): Promise<Float64Array>;
-  /** Opens the graphs of prefill and decode, which otherwise happens at first use: timings after it show the work alone. */
-  open(): Promise<void>;
+  /** Opens the graph of prompts, that of steps, or one after the other, which otherwise happens at first use: timings after it show the work alone. */
+  open(graph?: 'prefill' | 'decode'): Promise<void>;
   close(): Promise<void>;
 }
 
 /** What a graph was made of, all its weights in JavaScript, is garbage once the engine has it. */
-async function leavingNothing<T>(opening: Promise<T>): Promise<T> {
+async function leavingNothing(opening: Promise<DecodeGraph>): Promise<DecodeGraph> {
   const opened = await opening;
   collectGarbage();
   return opened;
@@ -101,10 +106,12 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
     threads: options.threads, cache: cacheFormat, positions: contextLength, passes: options.passes ?? [],
     decodePasses: options.decodePasses ?? decodePassesFor(contextLength), absorption: options.absorption ?? 'auto', appendInPlace: options.appendInPlace ?? true,
   });
-  const shelf = graphShelf();
-  const prefillGraph = (output: DecoderOutput): Promise<Runtime> => shelf.take(`prefill ${output}`, () => leavingNothing(graphs.prefill(forms.prefill, output)));
-  let decoding: Promise<DecodeGraph> | null = null;
-  const decodeGraph = (): Promise<DecodeGraph> => (decoding ??= leavingNothing(graphs.decode(forms.decode)));
+  const shelf = graphShelf(options.oneGraph ?? false);
+  const decodeGraph = (): Promise<DecodeGraph> => shelf.take('decode', () => leavingNothing(graphs.decode(forms.decode)));
+  /** A graph whose rows are appended behind its run. */
+  const returning = async (name: string, open: () => Promise<Runtime>): Promise<Runtime> =>
+    (await shelf.take(name, () => leavingNothing(open().then((graph) => ({ graph, appends: false }))))).graph;
+  const prefillGraph = (output: DecoderOutput): Promise<Runtime> => returning(`prefill ${output}`, () => graphs.prefill(forms.prefill, output));
 
   const checkIds = (ids: readonly number[]): void => {
     const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocab);
@@ -188,11 +195,11 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
         alone: step,
         together(sequences) {
           signal?.throwIfAborted();
-          return shelf.take(`batch ${sequences}`, () => graphs.batch(forms.decode, sequences));
+          return returning(`batch ${sequences}`, () => graphs.batch(forms.decode, sequences));
         },
       });
     },
-    score: async (cache, ids) => everyLogits(cache.length === 0 ? await prefillGraph('logits') : await shelf.take('score', () => graphs.score(forms.decode)), cache, ids),
+    score: async (cache, ids) => everyLogits(cache.length === 0 ? await prefillGraph('logits') : await returning('score', () => graphs.score(forms.decode)), cache, ids),
     logits: async (cache, ids) => everyLogits(await prefillGraph('logits'), cache, ids),
     async nll(ids) {
       if (ids.length < 2) throw new RangeError(`Session.nll: needs at least 2 tokens, got ${ids.length}`);
@@ -202,15 +209,10 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
       await chunked(await prefillGraph('nll'), cache, ids.slice(0, -1), ids.slice(1), (outputs, start) => nats.set(floatOutput(outputs, 'nll'), start));
       return nats;
     },
-    async open() {
-      await prefillGraph('last');
-      await decodeGraph();
+    async open(graph) {
+      if (graph !== 'decode') await prefillGraph('last');
+      if (graph !== 'prefill') await decodeGraph();
     },
-    async close() {
-      const decoded = decoding;
-      decoding = null;
-      await decoded?.then(({ graph }) => graph.release(), () => undefined);
-      await shelf.close();
-    },
+    close: () => shelf.close(),
   };
 }
