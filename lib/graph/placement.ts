@@ -1,18 +1,14 @@
 /** Where the constants of a subgraph lie when onnxruntime opens it: inside the protobuf, in memory or in files. */
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
-import { join, parse, relative, resolve, sep } from 'node:path';
+import { parse, relative, resolve, sep } from 'node:path';
 import { tensorBytes } from '../tensor.ts';
-import { allConstants, constantBytes } from './constants.ts';
+import { allConstants } from './constants.ts';
+import { needsSpill, openSpill, OUTSIDE_BYTES } from './spill.ts';
 import { isStored } from './subgraph.ts';
-import type { Constant, HostTensor, Subgraph } from './subgraph.ts';
+import type { Constant, Subgraph } from './subgraph.ts';
 
 /** Where the bytes of a constant lie; `location` is relative to the model's directory. */
 export interface Placement { readonly location: string; readonly offset: number }
 
-/** Host constants from this size on stay out of the protobuf, which costs three transient copies and ends at 2 GiB. */
-const OUTSIDE_BYTES = 1 << 16;
-/** Beside stored constants, that many bytes of host constants are still embedded rather than passed through a file. */
-const EMBED_BYTES = 1 << 26;
 /** onnxruntime copies constants from memory into messages of this limit. */
 const MEMORY_LIMIT = 2 ** 31 - 1;
 
@@ -46,10 +42,13 @@ export function placeConstants(subgraph: Subgraph, temporaryDirectory: string): 
     return { place, memory, root: null, done: () => {} };
   }
   const root = parse(resolve(stored[0]!.file.path)).root;
-  const large = constants.filter((constant) => !isStored(constant) && constantBytes(constant) >= OUTSIDE_BYTES);
-  const spill = large.reduce((sum, constant) => sum + constantBytes(constant), 0) > EMBED_BYTES ? openSpill(temporaryDirectory) : null;
+  const spill = needsSpill(subgraph) ? openSpill(temporaryDirectory) : null;
   const place: Placed['place'] = (name, constant) => {
-    if (!isStored(constant)) return spill !== null && constant.data.byteLength >= OUTSIDE_BYTES ? spill.write(constant, root) : null;
+    if (!isStored(constant)) {
+      if (spill === null || constant.data.byteLength < OUTSIDE_BYTES) return null;
+      const { path, offset } = spill.write(constant);
+      return { location: locationBelow(root, path), offset };
+    }
     const path = resolve(constant.file.path);
     if (parse(path).root !== root) throw new Error(`openRuntime: stored constants of ${subgraph.name} must lie on one drive ${root}, got ${path} for ${name}`);
     return { location: locationBelow(root, path), offset: constant.file.offset };
@@ -59,22 +58,3 @@ export function placeConstants(subgraph: Subgraph, temporaryDirectory: string): 
 
 /** `path` relative to `root`, the way ONNX spells it. */
 export const locationBelow = (root: string, path: string): string => relative(root, path).split(sep).join('/');
-
-function openSpill(temporaryDirectory: string): { write(tensor: HostTensor, root: string): Placement; remove(): void } {
-  const directory = mkdtempSync(join(resolve(temporaryDirectory), 'constants-'));
-  const path = join(directory, 'data');
-  const file = openSync(path, 'w');
-  let end = 0;
-  return {
-    write(tensor, root) {
-      const bytes = tensorBytes(tensor), offset = end;
-      for (let at = 0; at < bytes.length;) at += writeSync(file, bytes, at, Math.min(bytes.length - at, 1 << 30), offset + at);
-      end = Math.ceil((offset + bytes.length) / 64) * 64;
-      return { location: locationBelow(root, path), offset };
-    },
-    remove() {
-      closeSync(file);
-      rmSync(directory, { recursive: true, force: true });
-    },
-  };
-}

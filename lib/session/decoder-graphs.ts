@@ -1,5 +1,8 @@
 /** The graphs of a session, from weights to open runtimes. */
+import { tmpdir } from 'node:os';
+import { collectGarbage } from '../collect-garbage.ts';
 import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime.ts';
+import { spillConstants } from '../graph/spill.ts';
 import type { Constant, Subgraph } from '../graph/subgraph.ts';
 import { withGemm } from '../linalg/onnx-gemm.ts';
 import { absorptions, type Absorption } from '../models/absorption.ts';
@@ -27,19 +30,23 @@ export interface DecoderGraphOptions {
   readonly appendInPlace: boolean;
 }
 
-/** A step's graph, and whether it writes its rows into the cache itself. */
-export interface DecodeGraph {
+/** A graph, and whether it writes its rows into the cache itself. */
+export interface OpenGraph {
   readonly graph: Runtime;
   readonly appends: boolean;
 }
 
+interface Made extends Pick<OpenGraph, 'appends'> {
+  readonly subgraph: Subgraph;
+}
+
 export interface DecoderGraphs {
-  prefill(form: DecoderForm, output: DecoderOutput): Promise<Runtime>;
-  decode(form: DecoderForm): Promise<DecodeGraph>;
+  prefill(form: DecoderForm, output: DecoderOutput): Promise<OpenGraph>;
+  decode(form: DecoderForm): Promise<OpenGraph>;
   /** A few tokens of one sequence against the cache as it lies, with the logits of each. */
-  score(form: DecoderForm): Promise<Runtime>;
+  score(form: DecoderForm): Promise<OpenGraph>;
   /** One token of each of `sequences` sequences. */
-  batch(form: DecoderForm, sequences: number): Promise<Runtime>;
+  batch(form: DecoderForm, sequences: number): Promise<OpenGraph>;
 }
 
 /** 4 bytes a weight as a checkpoint has them; passes are taken to quantise to about one. */
@@ -61,26 +68,39 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
     return oneRowProjections(model, await withGemm((gemm) => mergeUpProjections(model, loaded, merged, gemm)), oneRow);
   };
   const allPasses = [...passes, ...options.decodePasses];
-  const open = async (subgraph: Subgraph): Promise<Runtime> => openRuntime(await signedProductsAreExact() ? signCodes(subgraph) : subgraph, runtimeOptions);
-  const split = async (form: DecoderForm, how: Pick<DecoderOptions, 'sequences'>): Promise<Runtime> =>
-    open(runPasses(buildDecoder(model, await decodeWeights(form), { form, join: false, output: 'logits', cache, positions, ...how }), allPasses));
+  /** Weights in JavaScript live no longer than this: none are left there while the engine copies those it has mapped. */
+  const stored = async (make: () => Promise<Made>): Promise<Made & { readonly done: () => void }> => {
+    const { subgraph, appends } = await make();
+    return { ...spillConstants(await signedProductsAreExact() ? signCodes(subgraph) : subgraph, tmpdir()), appends };
+  };
+  const open = async (make: () => Promise<Made>): Promise<OpenGraph> => {
+    const { subgraph, appends, done } = await stored(make);
+    collectGarbage();
+    try {
+      return { graph: await openRuntime(subgraph, runtimeOptions), appends };
+    } finally {
+      done();
+    }
+  };
+  const returning = (make: () => Promise<Subgraph>): Promise<OpenGraph> => open(async () => ({ subgraph: await make(), appends: false }));
+  const split = (form: DecoderForm, how: Pick<DecoderOptions, 'sequences'>): Promise<OpenGraph> =>
+    returning(async () => runPasses(buildDecoder(model, await decodeWeights(form), { form, join: false, output: 'logits', cache, positions, ...how }), allPasses));
   return {
     score: (form) => split(form, {}),
     batch: (form, sequences) => split(form, { sequences }),
-    prefill: async (form, output) => open(runPasses(buildDecoder(model, await weights(), { form, join: true, output, cache, positions }), passes)),
+    prefill: (form, output) => returning(async () => runPasses(buildDecoder(model, await weights(), { form, join: true, output, cache, positions }), passes)),
     async decode(form) {
-      const constants = await decodeWeights(form), layout = cacheLayoutOf(model, cache, positions);
-      const build = (appended: boolean) => {
-        const one: DecoderOptions = { form, join: false, appended, output: 'last', cache, positions, tokens: 1 };
-        return runPasses(buildDecoder(model, constants, one), allPasses);
-      };
-      const appending = options.appendInPlace ? build(true) : null;
-      if (appending !== null && appendsAreOrdered(appending, layout.map((part) => ({ input: pastPort(part), output: presentPort(part) })))) {
-        const graph = await open(appending);
-        if (await appendsInPlace(graph, layout)) return { graph, appends: true };
-        await graph.release();
-      }
-      return { graph: await open(build(false)), appends: false };
+      const layout = cacheLayoutOf(model, cache, positions), ports = layout.map((part) => ({ input: pastPort(part), output: presentPort(part) }));
+      const step = (mayAppend: boolean): Promise<OpenGraph> => open(async () => {
+        const constants = await decodeWeights(form);
+        const build = (appended: boolean): Subgraph => runPasses(buildDecoder(model, constants, { form, join: false, appended, output: 'last', cache, positions, tokens: 1 }), allPasses);
+        const appending = mayAppend ? build(true) : null;
+        return appending !== null && appendsAreOrdered(appending, ports) ? { subgraph: appending, appends: true } : { subgraph: build(false), appends: false };
+      });
+      const opened = await step(options.appendInPlace);
+      if (!opened.appends || await appendsInPlace(opened.graph, layout)) return opened;
+      await opened.graph.release();
+      return step(false);
     },
   };
 }

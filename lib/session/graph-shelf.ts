@@ -1,16 +1,16 @@
 /** Open graphs by name. */
-import type { DecodeGraph } from './decoder-graphs.ts';
+import type { OpenGraph } from './decoder-graphs.ts';
 
 export interface GraphShelf {
   /** The graph of that name, opened at its first use. */
-  take(name: string, open: () => Promise<DecodeGraph>): Promise<DecodeGraph>;
+  take(name: string, open: () => Promise<OpenGraph>): Promise<OpenGraph>;
   /** Frees all of them; one that is taken again is opened again. */
   close(): Promise<void>;
 }
 
 /** `alone`: every other graph is freed before one is opened. */
 export function graphShelf(alone: boolean): GraphShelf {
-  const graphs = new Map<string, Promise<DecodeGraph>>();
+  const graphs = new Map<string, Promise<OpenGraph>>();
   const close = async (): Promise<void> => {
     const open = [...graphs.values()];
     graphs.clear();

@@ -11,7 +11,7 @@ import { decodePassesFor } from '../passes/decode-passes.ts';
 import type { Pass } from '../passes/pass.ts';
 import { batchStep } from './batch-step.ts';
 import { createCache, type Cache } from './cache.ts';
-import { decoderGraphs, type DecodeGraph } from './decoder-graphs.ts';
+import { decoderGraphs, type OpenGraph } from './decoder-graphs.ts';
 import { floatOutput } from './float-output.ts';
 import { graphShelf } from './graph-shelf.ts';
 import { chunkBehind } from './prompt-chunks.ts';
@@ -80,7 +80,7 @@ export interface Session {
 }
 
 /** What a graph was made of, all its weights in JavaScript, is garbage once the engine has it. */
-async function leavingNothing(opening: Promise<DecodeGraph>): Promise<DecodeGraph> {
+async function leavingNothing(opening: Promise<OpenGraph>): Promise<OpenGraph> {
   const opened = await opening;
   collectGarbage();
   return opened;
@@ -107,10 +107,9 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
     decodePasses: options.decodePasses ?? decodePassesFor(contextLength), absorption: options.absorption ?? 'auto', appendInPlace: options.appendInPlace ?? true,
   });
   const shelf = graphShelf(options.oneGraph ?? false);
-  const decodeGraph = (): Promise<DecodeGraph> => shelf.take('decode', () => leavingNothing(graphs.decode(forms.decode)));
-  /** A graph whose rows are appended behind its run. */
-  const returning = async (name: string, open: () => Promise<Runtime>): Promise<Runtime> =>
-    (await shelf.take(name, () => leavingNothing(open().then((graph) => ({ graph, appends: false }))))).graph;
+  const decodeGraph = (): Promise<OpenGraph> => shelf.take('decode', () => leavingNothing(graphs.decode(forms.decode)));
+  /** A graph that returns its rows. */
+  const returning = async (name: string, open: () => Promise<OpenGraph>): Promise<Runtime> => (await shelf.take(name, () => leavingNothing(open()))).graph;
   const prefillGraph = (output: DecoderOutput): Promise<Runtime> => returning(`prefill ${output}`, () => graphs.prefill(forms.prefill, output));
 
   const checkIds = (ids: readonly number[]): void => {
