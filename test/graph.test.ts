@@ -12,8 +12,9 @@ import { printSubgraph } from '../lib/graph/print.ts';
 import { renamePorts, replaceSymbols } from '../lib/graph/rename.ts';
 import { benchmarkSubgraph, runSubgraph } from '../lib/graph/run.ts';
 import { openRuntime } from '../lib/graph/runtime.ts';
+import { spillConstants } from '../lib/graph/spill.ts';
 import { outputsStay } from '../lib/graph/uncopied-outputs.ts';
-import type { Attribute, Constant, Dim, DType, HostTensor, Node, Port, Subgraph } from '../lib/graph/subgraph.ts';
+import { isStored, type Attribute, type Constant, type Dim, type DType, type HostTensor, type Node, type Port, type Subgraph } from '../lib/graph/subgraph.ts';
 import { tensor, tensorBytes, toDType, zeros } from '../lib/tensor.ts';
 
 const int = (value: number): Attribute => ({ kind: 'int', value });
@@ -526,6 +527,16 @@ t.test('constants: small, large, stored in several files, and mixed', async (t) 
   const last = await runtime.run({ i: tensor('int64', [1], BigInt64Array.of(BigInt(rows - 1))) });
   await runtime.release();
   t.ok(equal(values(last.y), values(b).map((v, i) => Math.fround(v * a.data[i]!))));
+  // Whoever wants to forget them first puts them there itself.
+  const { subgraph: spilled, done } = spillConstants(large, scratch);
+  t.ok([...spilled.constants.values()].every(isStored) && large.constants.get('table') === table, 'all constants lie in files, those given stay as they are');
+  const mapped = await openRuntime(spilled, { temporaryDirectory: join(directory, 'absent') });
+  done();
+  t.same(readdirSync(scratch), []);
+  t.ok(equal(values((await mapped.run({ i: tensor('int64', [1], BigInt64Array.of(BigInt(rows - 1))) })).y), values(last.y)), 'the same result');
+  await mapped.release();
+  const small = productOf({ a, b: store('b3', 4, b) }, n);
+  t.equal(spillConstants(small, join(directory, 'absent')).subgraph, small, 'small ones stay where they are');
 
   for (const dtype of ['float16', 'bfloat16'] as const) {
     const half = toDType(c, dtype);
