@@ -23,6 +23,7 @@ import { dequantiseColumns, quantiseColumns } from '../lib/passes/column-codes.t
 import { compensatedCodes } from '../lib/passes/compensated-codes.ts';
 import { fuseIntegerProducts } from '../lib/passes/fuse-integer-products.ts';
 import { fuseTransposedWeights } from '../lib/passes/fuse-transposed-weights.ts';
+import { gatherApart } from '../lib/passes/gather-apart.ts';
 import { inputMoments } from '../lib/passes/input-moments.ts';
 import { mergeProjections } from '../lib/passes/merge-projections.ts';
 import { mergeRotations } from '../lib/passes/merge-rotations.ts';
@@ -383,6 +384,23 @@ t.test('merging quantised projections changes no number', async (t) => {
   const tied = fuseTransposedWeights(record('tied', { x: { dtype: 'float32', shape: [1, 's', 64] }, ids: { dtype: 'int64', shape: [1, 's'] } }, (g, { x, ids }) =>
     ({ e: g.gather(g.parameter('table', table), ids), y: linear(g, x, g.parameter('table', table)), z: linear(g, x, g.parameter('other', draw(80, [29, 64]))) })));
   t.equal(mergeProjections(tied), tied, 'a shared constant is not copied into a merged one');
+});
+
+t.test('a stored table is gathered from apart from the product with it', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'passes-'));
+  t.teardown(() => rmSync(directory, { recursive: true, force: true }));
+  const path = join(directory, 'weights'), table = draw(91, [37, 64]);
+  writeFileSync(path, tensorBytes(table));
+  const stored: Constant = { dtype: 'float32', shape: [37, 64], file: { path, offset: 0, bytes: 4 * 37 * 64 } };
+  const tied = (constant: Constant, product: boolean): Subgraph => record('tied', { ids: { dtype: 'int64', shape: [1, 's'] } }, (g, { ids }) => {
+    const weight = g.parameter('embedding', constant), x = g.gather(weight, ids);
+    return { y: product ? linear(g, x, weight) : x };
+  });
+  const apart = gatherApart(fuseTransposedWeights(tied(stored, true)));
+  t.same([...apart.constants].filter(([name]) => name.startsWith('embedding')), [['embedding', stored], ['embedding.rows', stored]]);
+  const ids = tensor('int64', [1, 3], BigInt64Array.of(5n, 36n, 0n));
+  t.same((await runSubgraph(apart, { ids })).y, (await runSubgraph(fuseTransposedWeights(tied(stored, true)), { ids })).y);
+  for (const alone of [tied(stored, false), tied(table, true)]) t.equal(gatherApart(alone), alone, 'one reader, or a constant in memory, which would be there twice');
 });
 
 t.test('passes are pure, and any function of one subgraph is a pass', (t) => {

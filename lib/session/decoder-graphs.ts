@@ -15,6 +15,8 @@ import type { Model } from '../models/model.ts';
 import { oneRowProjections } from '../models/one-row-projection.ts';
 import { rotateLatents } from '../models/rotate-latent.ts';
 import { appendsAreOrdered } from '../passes/appends-are-ordered.ts';
+import { fuseTransposedWeights } from '../passes/fuse-transposed-weights.ts';
+import { gatherApart } from '../passes/gather-apart.ts';
 import { runPasses, type Pass } from '../passes/pass.ts';
 import { signCodes } from '../passes/sign-codes.ts';
 import { appendsInPlace } from './append-in-place.ts';
@@ -71,7 +73,7 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
   /** Weights in JavaScript live no longer than this: none are left there while the engine copies those it has mapped. */
   const stored = async (make: () => Promise<Made>): Promise<Made & { readonly done: () => void }> => {
     const { subgraph, appends } = await make();
-    return { ...spillConstants(await signedProductsAreExact() ? signCodes(subgraph) : subgraph, tmpdir()), appends };
+    return { ...spillConstants(gatherApart(await signedProductsAreExact() ? signCodes(subgraph) : subgraph), tmpdir()), appends };
   };
   const open = async (make: () => Promise<Made>): Promise<OpenGraph> => {
     const { subgraph, appends, done } = await stored(make);
@@ -88,7 +90,7 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
   return {
     score: (form) => split(form, {}),
     batch: (form, sequences) => split(form, { sequences }),
-    prefill: (form, output) => returning(async () => runPasses(buildDecoder(model, await weights(), { form, join: true, output, cache, positions }), passes)),
+    prefill: (form, output) => returning(async () => runPasses(buildDecoder(model, await weights(), { form, join: true, output, cache, positions }), [...passes, fuseTransposedWeights])),
     async decode(form) {
       const layout = cacheLayoutOf(model, cache, positions), ports = layout.map((part) => ({ input: pastPort(part), output: presentPort(part) }));
       const step = (mayAppend: boolean): Promise<OpenGraph> => open(async () => {
