@@ -231,7 +231,7 @@ t.test('rematerialisation changes no gradient and computes stretches twice', asy
   const again = differentiate(forward, { loss: 'loss', wrt, checkpoints: ['first', 'second'], recompute: true });
   const count = (subgraph: Subgraph, op: string): number => subgraph.nodes.filter((node) => node.op === op).length;
   t.equal(count(cut, 'Softmax') - count(kept, 'Softmax'), 0);
-  t.equal(count(again, 'Softmax') - count(kept, 'Softmax'), 1); // the stretch between the two states
+  t.equal(count(again, 'Softmax') - count(kept, 'Softmax'), count(forward, 'Softmax') / 3); // the stretch between the two states, one of three
   const expected = await runSubgraph(kept, feeds, { threads: 1 });
   for (const [what, subgraph] of [['cut', cut], ['again', again]] as const) {
     const found = await runSubgraph(subgraph, feeds, { threads: 1 });
