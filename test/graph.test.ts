@@ -535,6 +535,7 @@ t.test('constants: small, large, stored in several files, and mixed', async (t) 
   t.same(readdirSync(scratch), []);
   t.ok(equal(values((await mapped.run({ i: tensor('int64', [1], BigInt64Array.of(BigInt(rows - 1))) })).y), values(last.y)), 'the same result');
   await mapped.release();
+  t.throws(() => spillConstants(large, join(directory, 'absent')), { message: /^spillConstants: constants of large must fit into .*absent, got ENOENT/ });
   const small = productOf({ a, b: store('b3', 4, b) }, n);
   t.equal(spillConstants(small, join(directory, 'absent')).subgraph, small, 'small ones stay where they are');
 

@@ -46,15 +46,17 @@ export function openSpill(temporaryDirectory: string): Spill {
 /**
  * The subgraph with its large host constants stored in a temporary file, where opening would put them there anyway
  * (`needsSpill`): whoever keeps nothing else of it has them in memory once less while the engine opens it.
+ * Errors: a directory that is not there or full; nothing is left in it.
  */
 export function spillConstants(subgraph: Subgraph, temporaryDirectory: string): { readonly subgraph: Subgraph; readonly done: () => void } {
   if (!needsSpill(subgraph)) return { subgraph, done: () => {} };
-  const spill = openSpill(temporaryDirectory);
+  let spill: Spill | null = null;
   try {
-    const stored = (constant: Constant): Constant => (isLarge(constant) ? { dtype: constant.dtype, shape: constant.shape, file: spill.write(constant) } : constant);
-    return { subgraph: { ...subgraph, constants: new Map([...subgraph.constants].map(([name, constant]) => [name, stored(constant)])) }, done: spill.remove };
+    const { write, remove } = spill = openSpill(temporaryDirectory);
+    const stored = (constant: Constant): Constant => (isLarge(constant) ? { dtype: constant.dtype, shape: constant.shape, file: write(constant) } : constant);
+    return { subgraph: { ...subgraph, constants: new Map([...subgraph.constants].map(([name, constant]) => [name, stored(constant)])) }, done: remove };
   } catch (error) {
-    spill.remove();
-    throw error;
+    spill?.remove();
+    throw new Error(`spillConstants: constants of ${subgraph.name} must fit into ${temporaryDirectory}, got ${error instanceof Error ? error.message : error}`, { cause: error });
   }
 }
