@@ -144,6 +144,7 @@ t.test('wrong usage: exit code 2, the rule in one line', async (t) => {
     [['eval'], /missing required argument 'MODEL'/],
     [['eval', model, '--text', text, '--window', '1'], /--window must be a whole number of 2 or more, got 1/],
     [['eval', model, '--text', text, '--windows', '2.5'], /--windows must be a whole number/],
+    [['eval', model, '--text', text, '--provider', 'tpu'], /--provider must be one of cpu, cuda, got tpu/],
     [['eval', model, '--text', text, '--cache', 'f8'], /--cache must be one of f32.*, got f8/],
     [['eval', model, '--text', text, '--weights', 'int5'], /--weights must be one of f32.* or a \.safetensors file, got int5/],
     [['quantise', model, '--out', 'codes.bin'], /--out must end in \.safetensors, got codes\.bin/],

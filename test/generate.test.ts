@@ -249,6 +249,19 @@ const ways: readonly (readonly [zoo: string, kind: 'source' | 'converted', optio
   ['llama-gqa-tied', 'converted', { forms: { prefill: 'expanded', decode: 'expanded' }, cache: 'int4' }, codesMayFlip],
 ];
 
+t.test('a session runs where it is told, or says that it cannot', async (t) => {
+  const model = await openModel(zooPath('llama-gqa-tied')), ids = [3, 4, 5];
+  const [here, there] = (['cpu', 'cuda'] as const).map((provider) => openSession(model, { threads: 1, provider }));
+  if (here === undefined || there === undefined) throw new Error('two sessions');
+  t.teardown(() => here.close());
+  t.teardown(() => there.close());
+  const expected = await here.prefill(here.createCache(), ids);
+  // The engine as npm installs it has no CUDA; where a library for it was put beside it, results agree.
+  const outcome = await there.prefill(there.createCache(), ids).catch((error: unknown) => String(error));
+  if (typeof outcome === 'string') t.match(outcome, /openRuntime: .*cuda/i);
+  else t.ok(worst(outcome, expected) < 1e-2);
+});
+
 t.test('a shelf of one graph frees the others before it opens one', async (t) => {
   for (const alone of [false, true]) {
     const events: string[] = [];

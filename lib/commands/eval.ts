@@ -3,7 +3,7 @@ import { perplexity } from '../session/perplexity.ts';
 import { openTokenizer } from '../text/tokenizer.ts';
 import { defineCommand, modelArgument } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { cacheOption, pairTableOption, requiredText, threadsOption, wholeNumber } from './options.ts';
+import { cacheOption, pairTableOption, providerOption, requiredText, threadsOption, wholeNumber } from './options.ts';
 import { grouped, listing } from './table.ts';
 import { readText } from './text-file.ts';
 import { passesFor, weightsOption } from './weights.ts';
@@ -22,13 +22,14 @@ export const evaluate = defineCommand({
     cache: cacheOption,
     pairTable: pairTableOption,
     threads: threadsOption,
+    provider: providerOption,
   },
-  async run(name, { text: file, window, windows, threads, weights, cache, pairTable }, io) {
+  async run(name, { text: file, window, windows, threads, weights, provider, cache, pairTable }, io) {
     const text = await readText('eval: --text', file);
     const model = await openNamedModel(name, io, { pairTable });
     // The whole text: a prefix of it does not always give a prefix of its ids.
     const ids = (await openTokenizer(model.path)).encode(text);
-    const session = openSession(model, { signal: io.signal, threads, cache, passes: await passesFor(model, weights) });
+    const session = openSession(model, { signal: io.signal, threads, provider, cache, passes: await passesFor(model, weights) });
     try {
       const { tokensPerSecond, ...result } = await withProgress('predicting', 'windows', io, (onProgress) =>
         perplexity(session, ids, { window, windows, clock: io.clock, onProgress }));

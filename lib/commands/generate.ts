@@ -6,7 +6,7 @@ import { renderChat } from '../text/chat.ts';
 import { openTokenizer, type Tokenizer } from '../text/tokenizer.ts';
 import { defineCommand, modelArgument, UsageError } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { cacheOption, flag, pairTableOption, realNumber, refuseTogether, text, texts, threadsOption, wholeNumber } from './options.ts';
+import { cacheOption, flag, pairTableOption, providerOption, realNumber, refuseTogether, text, texts, threadsOption, wholeNumber } from './options.ts';
 import { startPrompt } from './prompt-cache.ts';
 import { grouped } from './table.ts';
 import { readText } from './text-file.ts';
@@ -54,9 +54,10 @@ export const generateText = defineCommand({
     cache: cacheOption,
     pairTable: pairTableOption,
     threads: threadsOption,
+    provider: providerOption,
   },
   async run(name, values, io) {
-    const { prompt, promptFile, promptTokens, chat, threads, weights, cache, pairTable, temperature, topK, topP, seed, maxTokens = 128, promptCache } = values;
+    const { prompt, promptFile, promptTokens, chat, threads, weights, provider, cache, pairTable, temperature, topK, topP, seed, maxTokens = 128, promptCache } = values;
     refuseTogether(values, 'prompt', 'promptFile');
     refuseTogether(values, 'chat', 'promptTokens');
     if (temperature === undefined || temperature === 0) {
@@ -72,7 +73,7 @@ export const generateText = defineCommand({
     const capacity = Math.min(model.config.maxPositions, ids.length + maxTokens);
     // No longer than needed: short contexts are faster. A file of rows may hold a longer prompt than this one.
     const contextLength = promptCache === undefined ? capacity : model.config.maxPositions;
-    const session = openSession(model, { signal: io.signal, threads, cache, contextLength, oneGraph: true, passes: await passesFor(model, weights) });
+    const session = openSession(model, { signal: io.signal, threads, provider, cache, contextLength, oneGraph: true, passes: await passesFor(model, weights) });
     const { cache: rows, cachedTokens, fromFile } = await startPrompt(promptCache, ids, capacity, session);
     const prefill = longWork('reading the prompt', ids.length - cachedTokens, 'tokens', io);
     try {

@@ -89,6 +89,7 @@ export const pairTableOption = text('--pair-table <FILE>', 'table of pair ranks 
 export const namesOf = <K extends string>(rows: Readonly<Record<K, unknown>>): K[] => Object.values(mapValues(rows, (_, name) => name));
 
 export const threadsOption = wholeNumber('--threads <N>', 'threads of the engine (default: the cores, at most 8)', { least: 1 });
+export const providerOption = choice('--provider <NAME>', 'where graphs run; cuda needs the provider library of onnxruntime beside it', ['cpu', 'cuda'] as const, 'cpu');
 export const cacheOption = choice('--cache <TYPE>', 'type of the cached rows', namesOf(cacheFormats), 'f32');
 
 /** Refuses options that exclude each other. */

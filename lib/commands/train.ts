@@ -9,7 +9,7 @@ import { trainableSets } from '../train/trainable.ts';
 import { openTokenizer, type Tokenizer } from '../text/tokenizer.ts';
 import { defineCommand, modelArgument, UsageError } from './command.ts';
 import { openNamedModel } from './model-path.ts';
-import { choice, flag, namesOf, realNumber, refuseTogether, requiredText, text, texts, threadsOption, wholeNumber } from './options.ts';
+import { choice, flag, namesOf, providerOption, realNumber, refuseTogether, requiredText, text, texts, threadsOption, wholeNumber } from './options.ts';
 import { sideFiles } from './side-files.ts';
 import { grouped, listing } from './table.ts';
 import { trainingProgress } from './training-progress.ts';
@@ -51,9 +51,10 @@ export const trainModel = defineCommand({
     recompute: flag('--recompute', 'compute layers twice instead of keeping them: less memory, a third more work'),
     seed: wholeNumber('--seed <S>', 'seed of the order of the data (default 0)', { least: 0, most: 2 ** 32 - 1 }),
     threads: threadsOption,
+    provider: providerOption,
   },
   async run(name, values, io) {
-    const { data, out, steps, tokens, batch = 1, accumulate = 1, seed, threads, evalText, resume } = values;
+    const { data, out, steps, tokens, batch = 1, accumulate = 1, seed, threads, provider, evalText, resume } = values;
     if (data.length === 0) throw new UsageError('--data <FILE...> must be given');
     refuseTogether(values, 'steps', 'tokens');
     if (steps === undefined && tokens === undefined) throw new UsageError('--steps or --tokens must be given');
@@ -76,7 +77,7 @@ export const trainModel = defineCommand({
       learningRate: values.learningRate, relativeRates: values.relativeRates, schedule: values.schedule, warmupSteps: values.warmupSteps, saveEvery: values.saveEvery,
       optimiser: { ...(values.weightDecay === undefined ? {} : { weightDecay: values.weightDecay }), ...(values.clip === undefined ? {} : { clipNorm: values.clip }) },
       evaluation: evalText === undefined ? null : await source(evalText),
-      runtime: threads === undefined ? {} : { threads },
+      runtime: { provider, ...(threads === undefined ? {} : { threads }) },
       files: beside.files,
       onUpdate: trainingProgress(io), signal: io.signal, clock: io.clock,
     });

@@ -23,7 +23,7 @@ import { appendsInPlace } from './append-in-place.ts';
 import { signedProductsAreExact } from './signed-products.ts';
 
 export interface DecoderGraphOptions {
-  readonly threads: number | undefined;
+  readonly runtime: RuntimeOptions;
   readonly cache: CacheFormat;
   readonly positions: number;
   readonly passes: readonly Pass[];
@@ -56,7 +56,6 @@ const bytesPerWeight = (passes: readonly Pass[]): number => (passes.length === 0
 
 export function decoderGraphs(model: Model, options: DecoderGraphOptions): DecoderGraphs {
   const { cache, positions, passes } = options;
-  const runtimeOptions: RuntimeOptions = options.threads === undefined ? {} : { threads: options.threads };
   const weights = async (): Promise<ReadonlyMap<string, Constant>> => {
     const loaded = await loadDecoderWeights(model);
     return hasSteps(cache) ? levelRopeKeys(model, await withGemm((gemm) => rotateLatents(model, loaded, { gemm }))) : loaded;
@@ -79,7 +78,7 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
     const { subgraph, appends, done } = await stored(make);
     collectGarbage();
     try {
-      return { graph: await openRuntime(subgraph, runtimeOptions), appends };
+      return { graph: await openRuntime(subgraph, options.runtime), appends };
     } finally {
       done();
     }

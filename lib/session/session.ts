@@ -1,7 +1,7 @@
 /** A model opened for inference: one onnxruntime session per graph, opened when first needed. */
 import { queryHeadsTogether } from '../../kernels/head-chains.ts';
 import { collectGarbage } from '../collect-garbage.ts';
-import type { Runtime } from '../graph/runtime.ts';
+import type { Runtime, RuntimeOptions } from '../graph/runtime.ts';
 import type { HostTensor } from '../graph/subgraph.ts';
 import type { Absorption } from '../models/absorption.ts';
 import { cacheLayoutOf, formsOf, type DecoderForm, type DecoderOutput } from '../models/decoder.ts';
@@ -20,6 +20,8 @@ import { tokenFeeds } from './token-feeds.ts';
 export interface SessionOptions {
   /** Threads of onnxruntime. Default: the cores this process may use, at most 8. */
   readonly threads?: number;
+  /** Where graphs run: see RuntimeOptions.provider. Default 'cpu'. */
+  readonly provider?: NonNullable<RuntimeOptions['provider']>;
   /** Tokens a cache holds at most; for few of them its rows lie otherwise, and steps are faster. Default: what the model was made for. */
   readonly contextLength?: number;
   /** Tokens of a prompt that go through the graph at once: bounded memory, and future keys are never computed. Default 256, fewer behind a long context (`chunkBehind`). */
@@ -103,7 +105,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   const cacheFormat = options.cache ?? 'f32';
   const layout = cacheLayoutOf(model, cacheFormat, contextLength);
   const graphs = decoderGraphs(model, {
-    threads: options.threads, cache: cacheFormat, positions: contextLength, passes: options.passes ?? [],
+    runtime: { ...(options.threads === undefined ? {} : { threads: options.threads }), provider: options.provider ?? 'cpu' }, cache: cacheFormat, positions: contextLength, passes: options.passes ?? [],
     decodePasses: options.decodePasses ?? decodePassesFor(contextLength), absorption: options.absorption ?? 'auto', appendInPlace: options.appendInPlace ?? true,
   });
   const shelf = graphShelf(options.oneGraph ?? false);
