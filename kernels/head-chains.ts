@@ -9,7 +9,7 @@ import type { Dim, Emit } from './emit.ts';
 import { expandedAttention, type LatentQuery, type LatentSegment, type UpProjections } from './latent-attention.ts';
 import { partsOfRows } from './stored-rows.ts';
 
-/** Query heads of a chain, unless one KV head has more: with fewer, products are too small for several threads. */
+/** Query heads of a chain, unless one KV head has more. Measured with three of one KV head (docs/log.md), the rest is taken to be alike. */
 const QUERY_HEADS = 4;
 
 const kvHeadsTogether = (queryHeads: number): number => Math.max(1, Math.floor(QUERY_HEADS / queryHeads));

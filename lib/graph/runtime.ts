@@ -34,7 +34,8 @@ export interface RuntimeOptions {
   readonly memoryArena?: boolean;
   /**
    * Copy nothing after a run in which every output has its memory (see Fetches). Default false. Rests on behaviour of
-   * the engine that nobody promises; where a test at the first opening does not see it, outputs are copied as ever.
+   * the engine that nobody promises; where a test at the first opening does not see it, and on any provider but the CPU's,
+   * which that test does not look at, outputs are copied as ever.
    */
   readonly uncopied?: boolean;
   /** Where large host constants pass through a file when a subgraph mixes them with stored ones. Default: the system's. */
@@ -69,7 +70,7 @@ export const defaultThreads = (): number => Math.min(availableParallelism(), 8);
  * onnxruntime, any files at any offset. Errors name the subgraph.
  */
 export async function openRuntime(subgraph: Subgraph, options: RuntimeOptions = {}): Promise<Runtime> {
-  return open(subgraph, options, options.uncopied === true && await stays());
+  return open(subgraph, options, options.uncopied === true && (options.provider ?? 'cpu') === 'cpu' && await stays());
 }
 
 const stays = (): Promise<boolean> => (staying ??= outputsStay((subgraph) => open(subgraph, { threads: 1 }, true)));
