@@ -667,6 +667,12 @@ t.test('rotation of the residual stream changes no result', async (t) => {
     rotation.apply(spread);
     t.ok(Math.abs(Math.hypot(...spread) - 1) < 1e-12, `${size}: lengths stay`);
     t.ok(Math.max(...spread.map(Math.abs)) < 1.5 / Math.sqrt(size), 'one element is spread over all');
+    const power = size & -size, odd = size / power, n = Math.floor((size >> 1) / power);
+    const magnitudes = Array.from({ length: size }, (_, i) => {
+      const k = Math.floor(i / power);
+      return Math.abs(Math.sqrt((k === 0 ? 1 : 2) / size) * Math.cos((Math.PI * k * (2 * n + 1)) / (2 * odd)));
+    });
+    t.ok(Math.max(...magnitudes.map((m, i) => Math.abs(m - Math.abs(spread[i]!)))) < 1e-12, `${size}: as spelled out`);
     const a = draw(1, [3, size]), b = draw(2, [3, size]), dots = (x: Float32Array, y: Float32Array) => times(x, y, size, 3);
     t.ok(distance(dots(rotateRows(rotation, a.data, null), rotateRows(rotation, b.data, null)), dots(a.data, b.data)) < 1e-6, 'angles stay');
     const columns = rotateColumns(rotation, Float32Array.from({ length: 3 * size }, (_, i) => a.data[(i % 3) * size + Math.floor(i / 3)]!));

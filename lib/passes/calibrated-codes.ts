@@ -17,7 +17,7 @@ export interface CalibratedCodesOptions {
   readonly bits?: Bits;
   /** As for quantiseWeights. Default 32. */
   readonly blockSize?: number;
-  /** Default 'search-asymmetric'. */
+  /** Default 'search-symmetric': no zero points, which some processors take time for, and no worse with calibration (docs/log.md). */
   readonly rounding?: BlockRoundingName;
   /** See compensatedCodes. */
   readonly damping?: number;
@@ -42,7 +42,7 @@ const BYTES_PER_MOMENT = 16;
 export async function calibratedCodes(
   subgraph: Subgraph, feeds: readonly Readonly<Record<string, HostTensor>>[], options: CalibratedCodesOptions = {},
 ): Promise<ReadonlyMap<string, BlockCodes>> {
-  const { bits = 4, blockSize = 32, rounding = 'search-asymmetric', damping, momentBytes = 2 ** 29, signal, threads } = options;
+  const { bits = 4, blockSize = 32, rounding = 'search-symmetric', damping, momentBytes = 2 ** 29, signal, threads } = options;
   if (feeds.length === 0) throw new RangeError('calibratedCodes: there must be at least one window of text, got none');
   const products = calibratedProducts(edgesOf(subgraph), subgraph.nodes, blockSize, options.select ?? (() => true));
   const made = new Map<string, BlockCodes>();
