@@ -24,7 +24,7 @@ const int64 = (values: readonly number[], shape: readonly number[]): HostTensor 
 /**
  * Rounds a model's matrices with rounding calibrated on text: 4 bits in blocks of 32 by default, all but an embedding and the
  * head tied to it. `windows`: token ids, each window from an empty cache; some 6,000 tokens from all over a text are enough.
- * SmolLM2-135M at 31.25 % of the cache: perplexity +5.5 %, where rounding to nearest costs 20 % (docs/log.md).
+ * SmolLM2-135M at 31.25 % of the cache: perplexity +4.6 %, where rounding to nearest costs 34 % (docs/log.md).
  * Errors: a window that is empty or longer than the context; those of calibratedCodes.
  * Source: Frantar et al. 2022 (GPTQ).
  */
