@@ -590,6 +590,7 @@ t.test('calibrated rounding', async (t) => {
   const codes = await calibratedCodes(graph, feeds, { threads: 1, momentBytes: 1, onProgress: (done, all) => progress.push(done, all) });
   t.same([...codes.keys()], ['w0', 'w1', 'w2', 'gate', 'up'], 'no block size fits the 97 inputs of the last');
   t.same(progress.slice(-2), [5, 5]);
+  t.ok([...codes.values()].every(({ zeros }) => zeros === null), 'no zero points are stored');
   const together = await calibratedCodes(graph, feeds, { threads: 1 });
   t.ok([...codes].every(([name, { codes: bytes }]) => Buffer.compare(bytes, together.get(name)!.codes) === 0), 'groups change nothing');
   const quantised = quantiseWeights(graph, { bits: 8, codesOf: ({ name }) => codes.get(name) ?? null });
