@@ -39,7 +39,7 @@ function cosineTransform(odd: number, width: number): (x: Float64Array) => void 
   if (odd === 1) return () => {};
   const half = (odd - 1) / 2, terms = Math.ceil(half / TERMS) * TERMS;
   const cosine = (k: number, n: number): number => Math.sqrt((k === 0 ? 1 : 2) / odd) * Math.cos((Math.PI * k * (2 * n + 1)) / (2 * odd));
-  // Behind `half` zeros, so that products go four at a time.
+  // Zeros behind the first `half`, so that products go four at a time.
   const cosines = Float64Array.from({ length: odd * terms }, (_, at) => (at % terms < half ? cosine(Math.floor(at / terms), at % terms) : 0));
   const middles = Float64Array.from({ length: odd }, (_, k) => (k % 2 === 0 ? cosine(k, half) : 0));
   const sums = new Float64Array(terms * width), differences = new Float64Array(terms * width), middle = new Float64Array(width);
