@@ -648,7 +648,8 @@ t.test('a model with calibrated weights', async (t) => {
   await withDirectory(async (directory) => {
     const out = join(directory, 'converted');
     await convert(model, out, { plan: 'uniform', factor: 'joint', budget: { pairs: 2, rank: 10 } });
-    const converted = await openModel(out), marked = await weightCodesPass(converted, await calibrateWeights(converted, windows, { threads: 1 }));
+    const converted = await openModel(out), own4 = await calibrateWeights(converted, windows, { threads: 1 }), marked = await weightCodesPass(converted, own4);
+    t.ok([...own4.codes.keys()].some((name) => name.includes('query_and_row_proj')), 'what only steps hold has codes');
     const [exact, close] = await Promise.all([[], [marked]].map(async (passes) => {
       const session = openSession(converted, { threads: 1, passes });
       try {
@@ -658,6 +659,20 @@ t.test('a model with calibrated weights', async (t) => {
       }
     }));
     t.ok(distance(close!, exact!) < 2 * nearest, 'a converted model too, whose short contexts lie in one array');
+    const held: string[] = [], noting: Pass = (graph) => {
+      const quantised = marked(graph);
+      held.push(...[...quantised.constants.keys()].filter((name) => name.includes('query_and_row_proj')));
+      return quantised;
+    };
+    const session = openSession(converted, { threads: 1, passes: [noting] });
+    try {
+      const cache = session.createCache(), prompt = ids.slice(0, -1);
+      await session.prefill(cache, prompt);
+      t.ok(distance(await session.step(cache, ids.at(-1)!), exact!.subarray(-vocab)) < 2 * nearest, 'its steps');
+    } finally {
+      await session.close();
+    }
+    t.ok(held.some((name) => name.endsWith('.codes4')) && !held.some((name) => name.endsWith('.codes8')), 'merged weights of a step have 4 bits');
   });
 });
 

@@ -1,6 +1,6 @@
 /** Codes of a whole graph's matrices, rounded for the inputs that calibration text sends through them. */
 import { openRuntime } from '../graph/runtime.ts';
-import type { HostTensor, Node, Subgraph } from '../graph/subgraph.ts';
+import type { HostTensor, Subgraph } from '../graph/subgraph.ts';
 import { withGemm } from '../linalg/onnx-gemm.ts';
 import { matrix } from '../linalg/matrix.ts';
 import type { Bits, BlockCodes } from './block-codes.ts';
@@ -8,7 +8,7 @@ import type { BlockRoundingName } from './block-rounding.ts';
 import { compensatedCodes } from './compensated-codes.ts';
 import { constantProduct, constantValues, type ConstantProduct } from './constant-weight.ts';
 import { inputMoments } from './input-moments.ts';
-import { edgesOf, operator, type Edges } from './pass.ts';
+import { edgesOf, operator } from './pass.ts';
 import { fittingBlockSize, MIN_WEIGHTS } from './quantise-weights.ts';
 import { infoOf, naming, type WeightInfo } from './weight-report.ts';
 
@@ -30,6 +30,7 @@ export interface CalibratedCodesOptions {
   readonly onProgress?: (doneMatrices: number, matrices: number) => void;
 }
 
+const BLOCK_SIZE = 32;
 /** Per element of a moment: the engine's output, its copy and the float64 sum. */
 const BYTES_PER_MOMENT = 16;
 
@@ -42,9 +43,9 @@ const BYTES_PER_MOMENT = 16;
 export async function calibratedCodes(
   subgraph: Subgraph, feeds: readonly Readonly<Record<string, HostTensor>>[], options: CalibratedCodesOptions = {},
 ): Promise<ReadonlyMap<string, BlockCodes>> {
-  const { bits = 4, blockSize = 32, rounding = 'search-symmetric', damping, momentBytes = 2 ** 29, signal, threads } = options;
+  const { bits = 4, blockSize = BLOCK_SIZE, rounding = 'search-symmetric', damping, momentBytes = 2 ** 29, signal, threads } = options;
   if (feeds.length === 0) throw new RangeError('calibratedCodes: there must be at least one window of text, got none');
-  const products = calibratedProducts(edgesOf(subgraph), subgraph.nodes, blockSize, options.select ?? (() => true));
+  const products = calibratedProducts(subgraph, options);
   const made = new Map<string, BlockCodes>();
   const engine = threads === undefined ? {} : { threads };
   await withGemm(async (gemm) => {
@@ -66,10 +67,13 @@ export async function calibratedCodes(
   return made;
 }
 
+/** Names of the matrices that calibratedCodes makes codes of. */
+export const calibratedNames = (subgraph: Subgraph, options: CalibratedCodesOptions): string[] => calibratedProducts(subgraph, options).map(({ weight }) => weight.name);
+
 /** Each matrix once, as checkpoints store it: [outputs, inputs]. */
-function calibratedProducts(edges: Edges, nodes: readonly Node[], blockSize: number, select: (weight: WeightInfo) => boolean): ConstantProduct[] {
-  const byName = new Map<string, ConstantProduct>();
-  for (const node of nodes) {
+function calibratedProducts(subgraph: Subgraph, { blockSize = BLOCK_SIZE, select = () => true }: CalibratedCodesOptions): ConstantProduct[] {
+  const edges = edgesOf(subgraph), byName = new Map<string, ConstantProduct>();
+  for (const node of subgraph.nodes) {
     const product = constantProduct(edges, node);
     if (product === null || !product.weight.transposed || byName.has(product.weight.name)) continue;
     const isTable = edges.readers(product.weight.name).some((reader) => operator(reader) === 'Gather');

@@ -5,14 +5,12 @@ import { openRuntime, type Runtime, type RuntimeOptions } from '../graph/runtime
 import { spillConstants } from '../graph/spill.ts';
 import type { Constant, Subgraph } from '../graph/subgraph.ts';
 import { withGemm } from '../linalg/onnx-gemm.ts';
-import { absorptions, type Absorption } from '../models/absorption.ts';
-import { hasSteps, isOneRow, pastPort, presentPort, type CacheFormat } from '../models/cache-layout.ts';
+import type { Absorption } from '../models/absorption.ts';
+import { hasSteps, pastPort, presentPort, type CacheFormat } from '../models/cache-layout.ts';
 import { buildDecoder, cacheLayoutOf, type DecoderForm, type DecoderOptions, type DecoderOutput } from '../models/decoder.ts';
 import { loadDecoderWeights } from '../models/decoder-weights.ts';
 import { levelRopeKeys } from '../models/level-rope-keys.ts';
-import { mergeUpProjections } from '../models/merge-up-projections.ts';
 import type { Model } from '../models/model.ts';
-import { oneRowProjections } from '../models/one-row-projection.ts';
 import { rotateLatents } from '../models/rotate-latent.ts';
 import { appendsAreOrdered } from '../passes/appends-are-ordered.ts';
 import { fuseTransposedWeights } from '../passes/fuse-transposed-weights.ts';
@@ -21,6 +19,7 @@ import { runPasses, type Pass } from '../passes/pass.ts';
 import { signCodes } from '../passes/sign-codes.ts';
 import { appendsInPlace } from './append-in-place.ts';
 import { signedProductsAreExact } from './signed-products.ts';
+import { QUANTISED_BYTES_PER_WEIGHT, stepWeights } from './step-weights.ts';
 
 export interface DecoderGraphOptions {
   readonly runtime: RuntimeOptions;
@@ -51,8 +50,8 @@ export interface DecoderGraphs {
   batch(form: DecoderForm, sequences: number): Promise<OpenGraph>;
 }
 
-/** 4 bytes a weight as a checkpoint has them; passes are taken to quantise to about one. */
-const bytesPerWeight = (passes: readonly Pass[]): number => (passes.length === 0 ? 4 : 1);
+/** 4 bytes a weight as a checkpoint has them; passes are taken to quantise. */
+const bytesPerWeight = (passes: readonly Pass[]): number => (passes.length === 0 ? 4 : QUANTISED_BYTES_PER_WEIGHT);
 
 export function decoderGraphs(model: Model, options: DecoderGraphOptions): DecoderGraphs {
   const { cache, positions, passes } = options;
@@ -62,11 +61,7 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
   };
   const decodeWeights = async (form: DecoderForm): Promise<ReadonlyMap<string, Constant>> => {
     const loaded = await weights();
-    if (model.mla === null || form !== 'absorbed') return loaded;
-    const merged = absorptions(model.config, model.mla, bytesPerWeight(passes), options.absorption).flatMap(({ chosen }, layer) => (chosen === 'merged' ? [layer] : []));
-    if (merged.length === 0) return loaded;
-    const { layers } = model.mla, oneRow = merged.filter((layer) => isOneRow(layers[layer]!, cache, positions));
-    return oneRowProjections(model, await withGemm((gemm) => mergeUpProjections(model, loaded, merged, gemm)), oneRow);
+    return form === 'absorbed' ? stepWeights(model, loaded, { cache, positions, bytesPerWeight: bytesPerWeight(passes), absorption: options.absorption }) : loaded;
   };
   const allPasses = [...passes, ...options.decodePasses];
   /** Weights in JavaScript live no longer than this: none are left there while the engine copies those it has mapped. */
