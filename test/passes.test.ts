@@ -648,8 +648,8 @@ t.test('a model with calibrated weights', async (t) => {
   await withDirectory(async (directory) => {
     const out = join(directory, 'converted');
     await convert(model, out, { plan: 'uniform', factor: 'joint', budget: { pairs: 2, rank: 10 } });
-    const converted = await openModel(out), own4 = await calibrateWeights(converted, windows, { threads: 1 }), marked = await weightCodesPass(converted, own4);
-    t.ok([...own4.codes.keys()].some((name) => name.includes('query_and_row_proj')), 'what only steps hold has codes');
+    const converted = await openModel(out), made = await calibrateWeights(converted, windows, { threads: 1 }), marked = await weightCodesPass(converted, made);
+    t.ok([...made.codes.keys()].some((name) => name.includes('query_and_row_proj')), 'what only steps hold has codes');
     const [exact, close] = await Promise.all([[], [marked]].map(async (passes) => {
       const session = openSession(converted, { threads: 1, passes });
       try {

@@ -47,7 +47,7 @@ async function* readingsOf(model: Model, shortest: number): AsyncGenerator<Readi
  * Rounds a model's matrices with rounding calibrated on text: 4 bits in blocks of 32 by default, all but an embedding and the
  * head tied to it; of a converted model also what a step holds in their place, up-projections merged into queries and output.
  * `windows`: token ids, each window from an empty cache; some 6,000 tokens from all over a text are enough.
- * SmolLM2-135M at 31.25 % of the cache: perplexity +4.6 %, of steps +5.3 %, where rounding to nearest costs 34 % (docs/log.md).
+ * SmolLM2-135M at 31.25 % of the cache: perplexity +4.6 %, of steps +5.2 %, where rounding to nearest costs 34 % (docs/log.md).
  * Errors: a window that is empty or longer than the context; those of calibratedCodes.
  * Source: Frantar et al. 2022 (GPTQ).
  */
@@ -58,6 +58,7 @@ export async function calibrateWeights(model: Model, windows: readonly (readonly
   }
   const { onProgress } = options, wanted = new Set<string>(), codes = new Map<string, BlockCodes>();
   const graphOf = ({ form, constants, positions }: Reading): Subgraph => buildDecoder(model, constants, { form, join: true, output: 'last', positions });
+  // Counted beforehand, so that progress knows its end: weights are merged twice for it rather than kept, twice over, beside the moments.
   for await (const reading of readingsOf(model, longest)) for (const name of calibratedNames(graphOf(reading), options)) wanted.add(name);
   for await (const reading of readingsOf(model, longest)) {
     const had = codes.size, empty = createCache(cacheLayoutOf(model, 'f32', reading.positions), 1).feeds();
