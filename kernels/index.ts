@@ -15,6 +15,7 @@ export * from './losses.ts';
 export * from './merged-attention.ts';
 export * from './one-row-attention.ts';
 export * from './partial-rope.ts';
+export * from './pieced-rows.ts';
 export * from './rms-norm.ts';
 export * from './rope.ts';
 export * from './segments.ts';

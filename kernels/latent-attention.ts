@@ -7,6 +7,7 @@
 import { at } from './at.ts';
 import type { Emit } from './emit.ts';
 import { softmaxOverSegments, sumOver } from './attention.ts';
+import { equalParts } from './pieced-rows.ts';
 import { expandLatent, groupedRows, type RowReader } from './stored-rows.ts';
 
 /** A part is null where a conversion leaves nothing of it: no remainder (all pairs rotate) or no rotation at all. */
@@ -82,12 +83,31 @@ export function expandedAttention<V>(
 export function attendLatents<V>(
   g: Emit<V>, query: { readonly rope: V | null; readonly latent: V | null }, segments: readonly LatentSegment<V>[], groups = 1,
 ): V {
+  if (segments.every(({ latent, keyScale = null }) => latent.pieces?.length === groups && keyScale === null)) return attendPieces(g, query, segments, groups);
   const scores = segments.map((segment) => {
     const terms = ropeScores(query.rope, segment);
     return sumOver(g, query.latent === null ? terms : [withKeyScale(g, groupedRows(g, segment.latent, groups).score(query.latent), segment), ...terms]);
   });
   const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
   return sumOver(g, weights.map((weight, i) => groupedRows(g, at(segments, i).latent, groups).weigh(weight)));
+}
+
+/**
+ * `attendLatents` where each group's latent lies in an array of its own: one group behind the other, so that an array is in
+ * the processor's cache still when sums read it. Only scores of the shared rope key are made for all heads at once.
+ */
+function attendPieces<V>(
+  g: Emit<V>, query: { readonly rope: V | null; readonly latent: V | null }, segments: readonly LatentSegment<V>[], groups: number,
+): V {
+  const cut = (a: V, axis: number): V[] => g.split(a, axis, equalParts(at(g.shape(a), axis), groups));
+  const queries = query.latent === null ? null : cut(query.latent, 2);
+  const rope = segments.map((segment) => ropeScores(query.rope, segment).map((scores) => cut(scores, 1)));
+  return g.concat(2, Array.from({ length: groups }, (_, group) => {
+    const pieces = segments.map(({ latent }) => at(latent.pieces ?? [], group));
+    const scores = pieces.map((piece, i) => sumOver(g, [...(queries === null ? [] : [piece.score(at(queries, group))]), ...at(rope, i).map((own) => at(own, group))]));
+    const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
+    return sumOver(g, weights.map((weight, i) => at(pieces, i).weigh(weight)));
+  }));
 }
 
 /**

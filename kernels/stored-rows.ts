@@ -17,6 +17,8 @@ export interface RowReader<V> {
   widen(): V;
   /** Products with the rows cut in `groups` equal pieces [b, t, l, n / l], piece i by the i-th g / l KV heads. */
   cut(groups: number): RowPieces<V>;
+  /** Where pieces of the rows lie in arrays of their own (pieced-rows.ts): each as rows by themselves. */
+  readonly pieces?: readonly RowReader<V>[];
 }
 
 export interface RowPieces<V> {

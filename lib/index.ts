@@ -55,7 +55,7 @@ export type { Absorption } from './models/absorption.ts';
 export { openSession } from './session/session.ts';
 export type { Session, SessionOptions } from './session/session.ts';
 export type { Cache } from './session/cache.ts';
-export { cacheFormats, isOneRow } from './models/cache-layout.ts';
+export { cacheFormats, isOneRow, latentPieces } from './models/cache-layout.ts';
 export type { CachedLayer, CachedRows, CacheFormat } from './models/cache-layout.ts';
 export { finishGeneration, generate } from './session/generate.ts';
 export type { FinishReason, GeneratedToken, GenerateOptions, GenerationResult } from './session/generate.ts';
@@ -110,6 +110,7 @@ export { fuseTransposedWeights } from './passes/fuse-transposed-weights.ts';
 export { mergeProjections } from './passes/merge-projections.ts';
 export { mergeRotations } from './passes/merge-rotations.ts';
 export { mergeRoundings } from './passes/merge-roundings.ts';
+export { mergeSplits } from './passes/merge-splits.ts';
 export { eager, toEager } from './eager.ts';
 export type { EagerTensor } from './eager.ts';
 

@@ -350,9 +350,9 @@ interface OpenCache {
 t.test('a prompt is saved with its rows and goes on from them', async (t) => {
   const directory = temporaryDirectory((clean) => t.teardown(clean)), path = join(directory, 'prompt.safetensors');
   const source = await openModel(zooPath('llama-gqa-tied')), [text = []] = (await readGolden('llama-gqa-tied')).ids;
-  const factors = await Promise.all((['joint', 'split'] as const).map(async (factor) => {
-    const out = join(directory, factor);
-    await convert(source, out, { plan: 'uniform', factor, budget: { pairs: 2, rank: 10 } });
+  const factors = await Promise.all(([['joint', 1], ['split', 1], ['joint', 2]] as const).map(async ([factor, latentGroups]) => {
+    const out = join(directory, `${factor}-${latentGroups}`);
+    await convert(source, out, { plan: 'uniform', factor, budget: { pairs: 2, rank: 10 }, latentGroups });
     return openModel(out);
   }));
   const open = (model: Model, options: SessionOptions = {}): Session => {
@@ -360,12 +360,15 @@ t.test('a prompt is saved with its rows and goes on from them', async (t) => {
     t.teardown(() => session.close());
     return session;
   };
-  const [joint, split] = factors;
-  if (joint === undefined || split === undefined) throw new Error('two conversions');
+  const [joint, split, grouped] = factors;
+  if (joint === undefined || split === undefined || grouped === undefined) throw new Error('three conversions');
   const withCache = (session: Session): OpenCache => ({ session, cache: session.createCache() });
   const short = withCache(open(joint)), long = withCache(open(joint, { contextLength: 2 ** 15 + 1 }));
-  t.same([short, long].map((one) => Object.keys(one.cache.feeds()).some((name) => name.endsWith('.row'))), [true, false], 'rows in one array for short contexts only');
-  for (const [from, to] of [[short, long], [long, short]] as const) {
+  const whole = withCache(open(grouped)), pieces = withCache(open(grouped, { contextLength: 2 ** 15 + 1 }));
+  const has = (one: OpenCache, ending: string): boolean => Object.keys(one.cache.feeds()).some((name) => name.endsWith(ending));
+  t.same([short, long].map((one) => has(one, '.row')), [true, false], 'rows in one array for short contexts only');
+  t.same([whole, pieces].map((one) => has(one, '.latent_1')), [false, true], 'latents of groups in arrays of their own for long contexts only');
+  for (const [from, to] of [[short, long], [long, short], [whole, pieces], [pieces, whole]] as const) {
     const expected = await from.session.prefill(from.cache, text);
     await savePrompt(path, from.cache, text.slice(0, 13), from.session);
     const { cache } = await loadPrompt(path, to.session, 40);

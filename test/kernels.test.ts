@@ -1,8 +1,8 @@
 /** Every kernel: the ONNX reading equals the float64 reading, and two spellings of one function agree. All axes are different primes. */
 import t from 'tap';
 import {
-  absorbedAttention, decoderLayer, embedding, expandedAttention, expandedChains, groupedQueryAttention, groupedQueryChains, groupedRows, headChains, linear, logits, mergedAttentionLayer, mlaAttentionLayer, negativeLogLikelihood, oneRowAttentionLayer, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
-  type Emit, type HostTensor, type LatentForm, type RowFormat, type RowStore, type StorageEmit,
+  absorbedAttention, decoderLayer, embedding, expandedAttention, expandedChains, groupedQueryAttention, groupedQueryChains, groupedRows, headChains, latentForms, linear, logits, mergedAttentionLayer, mlaAttentionLayer, negativeLogLikelihood, oneRowAttentionLayer, piecedStore, plainRows, rmsNorm, rope, ropeAngles, ropeTables, storedRows, storeRows, swiglu,
+  type Emit, type HostTensor, type LatentForm, type RowFormat, type RowReader, type RowStore, type StorageEmit,
 } from '../kernels/index.ts';
 import { eager, toEager } from '../lib/eager.ts';
 import { record } from '../lib/graph/record.ts';
@@ -196,6 +196,35 @@ t.test('chains of heads give what all heads at once give', (t) => {
     }], { key: need(x, 'keyUp'), value: need(x, 'valueUp'), groups: 2 }, 0.4),
   }), feeds));
   t.ok(difference(atOnce ?? [], inChains ?? []) < 1e-13, 'expanded latent attention, two latents');
+  t.end();
+});
+
+t.test('latents in an array for each group give what one array gives', (t) => {
+  // Two latents of five heads each, past rows and one of a token that is still to be cached.
+  const [b, s, p, n, m, v, each] = [2, 1, 3, 7, 4, 11, 13], ups = [{ rope: m, nope: n }, { rope: 0, nope: n }, { rope: m, nope: 0 }];
+  const feeds = {
+    nope: normal([b, s, 10, 1, n], random), rope: normal([b, s, 10, 1, m], random), keyUp: normal([10, n, each], random, 0.3), valueUp: normal([10, v, each], random, 0.3),
+    ropePast: normal([b, p, m], random), ropeOwn: normal([b, s, m], random), past: normal([b, p, 2 * each], random), own: normal([b, s, 2 * each], random),
+  };
+  const stored = <V>(g: Emit<V>, past: V): RowStore<V> => ({ past: [plainRows(g, past)], keep: (rows) => [plainRows(g, rows)] });
+  const stores = { whole: stored, pieced: <V>(g: Emit<V>, past: V): RowStore<V> => piecedStore(g, g.split(past, 2, [each, each]).map((piece) => stored(g, piece))) };
+  const attend = (form: 'absorbed' | 'expanded', kind: keyof typeof stores, parts: { readonly rope: number; readonly nope: number }): Float64Array => inFloat64((g, x) => {
+    const nope = parts.nope === 0 ? null : need(x, 'nope'), rope = parts.rope === 0 ? null : need(x, 'rope'), latents = stores[kind](g, need(x, 'past'));
+    const segments = [{ key: 'ropePast', rows: latents.past }, { key: 'ropeOwn', rows: latents.keep(need(x, 'own')) }]
+      .flatMap(({ key, rows }) => rows.map((latent) => ({ ropeKey: rope === null ? null : plainRows(g, need(x, key)), latent, mask: null })));
+    return { y: latentForms[form](g, { nope, rope }, segments, { key: nope === null ? null : need(x, 'keyUp'), value: need(x, 'valueUp'), groups: 2 }, 0.4) };
+  }, feeds);
+  for (const parts of ups) {
+    const one = attend('absorbed', 'whole', parts);
+    for (const form of ['absorbed', 'expanded'] as const) t.ok(difference(one, attend(form, 'pieced', parts)) < 1e-13, `${form}, ${JSON.stringify(parts)}`);
+  }
+  const asked = (kind: keyof typeof stores, ask: <V>(rows: RowReader<V>, own: V) => V): Float64Array => inFloat64((g, x) => {
+    const own = need(x, 'past'), [rows] = stores[kind](g, own).past;
+    if (rows === undefined) throw new RangeError('test: a store must have past rows');
+    return { y: ask(rows, g.reshape(own, [b, p, 1, 1, 2 * each])) };
+  }, feeds);
+  t.same(asked('pieced', (rows) => rows.widen()), asked('whole', (rows) => rows.widen()), 'side by side they are the rows');
+  t.ok(difference(asked('pieced', (rows, own) => rows.score(own)), asked('whole', (rows, own) => rows.score(own))) < 1e-13, 'and give the scores of all of a row');
   t.end();
 });
 

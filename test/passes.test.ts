@@ -27,6 +27,7 @@ import { gatherApart } from '../lib/passes/gather-apart.ts';
 import { inputMoments } from '../lib/passes/input-moments.ts';
 import { mergeProjections } from '../lib/passes/merge-projections.ts';
 import { mergeRotations } from '../lib/passes/merge-rotations.ts';
+import { mergeSplits } from '../lib/passes/merge-splits.ts';
 import { mergeRoundings } from '../lib/passes/merge-roundings.ts';
 import { edgesOf, replaceNodes, runPasses, type Pass } from '../lib/passes/pass.ts';
 import { quantiseDynamic } from '../lib/passes/quantise-dynamic.ts';
@@ -477,6 +478,26 @@ const scored = (dtype: 'float32' | 'float16'): Subgraph => record('scored', {
   const rows = storedRows(g, { format: dtype, values: past }), score = (reader: RowReader<Value>, own: Value): Value => reader.score(own);
   const one = score(rows, g.scale(query, 0.5)), made = score(plainRows(g, g.scale(rows.widen(), 3)), query);
   return { one, made, both: g.add(score(rows, query), score(plainRows(g, g.reshape(more, [1, 'p', 5])), other)), weighed: rows.weigh(g.softmax(one)) };
+});
+
+t.test('pieces of a piece are cut by one node', async (t) => {
+  const ports = { x: { dtype: 'float32', shape: [1, 1, 64] }, past: { dtype: 'float32', shape: ['p', 5] } } as const;
+  const cut = (axis: 0 | 2, isRead: boolean): Subgraph => record('cut', ports, (g, { x, past }) => {
+    const weight = (seed: number, rows: number): Value => linear(g, x, g.parameter(`w${seed}`, draw(seed, [rows, 64])));
+    const [query, latent] = [weight(131, 5), weight(132, 10)];
+    const [first, second] = g.split(axis === 2 ? latent : g.reshape(latent, [10, 1, 1]), axis, [5, 5]);
+    const scores = g.einsum('bsn,tn->bst', query, past);
+    return { first: first!, second: second!, scores: isRead ? g.add(scores, g.sum(latent)) : scores };
+  });
+  const projections = [fuseTransposedWeights, mergeProjections], g = cut(2, false), merged = runPasses(g, [...projections, mergeSplits]);
+  inferShapes(merged);
+  t.same([g, runPasses(g, projections), merged].map((graph) => count(graph, 'Split')), [1, 2, 1]);
+  const feeds = { x: draw(133, [1, 1, 64]), past: draw(134, [7, 5]) };
+  const [want, got] = [await runSubgraph(g, feeds, { threads: 1 }), await runSubgraph(merged, feeds, { threads: 1 })];
+  for (const { name } of g.outputs) t.ok(distance(floats(got[name]), floats(want[name])) < 1e-6, name);
+  const appends = [{ input: 'past', output: 'second' }];
+  t.same([runPasses(g, projections), merged].map((graph) => appendsAreOrdered(graph, appends)), [false, true], 'queries and pieces of the row come out of one node');
+  for (const other of [cut(0, false), cut(2, true)]) t.equal(count(runPasses(other, [...projections, mergeSplits]), 'Split'), 2, 'not along another axis, not a piece that is read whole');
 });
 
 t.test('rows of a cache stand on the left of scores', async (t) => {

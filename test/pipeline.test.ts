@@ -9,7 +9,7 @@ import { withGemm } from '../lib/linalg/onnx-gemm.ts';
 import { absorptions, layerAbsorption } from '../lib/models/absorption.ts';
 import { buildDecoder, cacheLayoutOf } from '../lib/models/decoder.ts';
 import { loadDecoderWeights } from '../lib/models/decoder-weights.ts';
-import { isOneRow, type CachedLayer, type CacheFormat } from '../lib/models/cache-layout.ts';
+import { isOneRow, latentPieces, type CachedLayer, type CacheFormat } from '../lib/models/cache-layout.ts';
 import { levelRopeKeys } from '../lib/models/level-rope-keys.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
 import { rotateLatents } from '../lib/models/rotate-latent.ts';
@@ -171,6 +171,16 @@ t.test('which rows lie in one array', (t) => {
   for (const format of ['f32', 'int8'] as const) {
     for (const changed of [{ frequencies: [] }, { nopeWidth: 0 }, { latentGroups: 2 }]) t.same(by(changed, format, [1]), [false], `${format} ${JSON.stringify(changed)}`);
   }
+  t.end();
+});
+
+t.test('which latents lie in an array for each group', (t) => {
+  const layer = { rank: 96, nopeWidth: 64, frequencies: [1, 0.1], latentGroups: 3 };
+  const by = (changed: Partial<CachedLayer>, format: CacheFormat, contexts: readonly number[]): number[] => contexts.map((context) => latentPieces({ ...layer, ...changed }, format, context));
+  for (const format of ['f32', 'f16'] as const) t.same(by({}, format, [1, 4096, 4097, Infinity]), [1, 1, 3, 3], `${format}: as soon as there are many`);
+  t.same(by({ rank: 24 }, 'f32', [16384, 16385]), [1, 3], 'the narrower, the later');
+  for (const format of ['int8', 'int4'] as const) t.same(by({}, format, [Infinity]), [1], `${format}: codes share a step`);
+  t.same([by({ latentGroups: 1 }, 'f32', [Infinity]), by({ headNorm: { eps: 1e-5, kvHeads: 3 } }, 'f32', [Infinity])], [[1], [1]], 'one latent, or keys with factors of their own');
   t.end();
 });
 

@@ -9,7 +9,7 @@ const values = [
   'chooseLatentGroups', 'collectStatistics', 'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost',
   'decodePasses', 'decodePassesFor', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration', 'fromModel', 'fromNdarray',
   'fuseIntegerProducts', 'fuseSkipNorms', 'fuseTransposedWeights', 'generate', 'gradientOf', 'heal', 'healLayers', 'healingText', 'hugePageEnvironment', 'inferShapes',
-  'initialWeights', 'isHubId', 'isOneRow', 'jointKvSvd', 'learningRateFactor', 'loadPrompt', 'loadWeightCodes', 'losses', 'mergeProjections', 'mergeRotations', 'mergeRoundings', 'nextTokenSubgraph',
+  'initialWeights', 'isHubId', 'isOneRow', 'jointKvSvd', 'latentPieces', 'learningRateFactor', 'loadPrompt', 'loadWeightCodes', 'losses', 'mergeProjections', 'mergeRotations', 'mergeRoundings', 'mergeSplits', 'nextTokenSubgraph',
   'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSequences', 'openSession', 'openStatistics',
   'openTokenSource', 'openTokenizer', 'optimiserKernel', 'packageFile', 'parseConfig', 'perplexity', 'placeWeights', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic',
   'quantiseWeights', 'rankRopeDims', 'readAttentionLayer', 'readConfig', 'readModel', 'readPairTable', 'readSafetensors', 'record',

@@ -1,9 +1,9 @@
 /** Attention of a shape as subgraphs with random weights: over a cache alone, and as a layer with its projections. */
 import {
-  absorbedAttention, absorbedOneRowAttention, groupedQueryAttention, latentSegments, mlaAttentionLayer, ropeAngles, ropeTables, sourceAttentionLayer,
+  absorbedAttention, absorbedOneRowAttention, groupedQueryAttention, latentSegments, mlaAttentionLayer, piecedStore, ropeAngles, ropeTables, sourceAttentionLayer,
   type LatentForm, type MlaStores, type RopeAngles, type RowStore, type Segmentation,
 } from '../../kernels/index.ts';
-import { cacheFormats, isOneRow, record, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
+import { cacheFormats, isOneRow, latentPieces, record, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
 import { pastRows, rowStore, widePast } from './cached-rows.ts';
 import type { Latent, Shape } from './presets.ts';
 import { randomProjection, randomTensor } from './random-weights.ts';
@@ -11,21 +11,23 @@ import { randomProjection, randomTensor } from './random-weights.ts';
 /** One new token against p cached ones, which stay where they are. */
 const split: Segmentation<Value> = { join: false, masks: [null, null] };
 
+/** One new token whose row is the last of p cached ones already: a session's step writes it there. */
+const appended: Segmentation<Value> = { join: false, masks: [null], appended: true };
+
 const scaleOf = ({ headDim }: Shape): number => 1 / Math.sqrt(headDim);
 /** Queries per KV head. */
 const perGroup = ({ heads, kvHeads }: Shape): number => heads / kvHeads;
 
 const float = (shape: readonly (number | string)[]): { dtype: 'float32'; shape: readonly (number | string)[] } => ({ dtype: 'float32', shape });
 
-/** One token's query over cached keys and values: query, key, value and past_key, past_value -> attended. */
+/** One token's query over cached keys and values, its own among them: query and past_key, past_value -> attended. */
 export function sourceAttentionGraph(shape: Shape, cache: CacheFormat): Subgraph {
   const { kvHeads, headDim } = shape;
-  const row = [1, 1, kvHeads, headDim];
-  return record(`source-attention-${cache}`, { query: float([1, 1, kvHeads, perGroup(shape), headDim]), key: float(row), value: float(row) }, (g, x) => {
+  return record(`source-attention-${cache}`, { query: float([1, 1, kvHeads, perGroup(shape), headDim]) }, (g, x) => {
     const past = (['key', 'value'] as const).map((name) => widePast(g, pastRows(g, `past_${name}`, [kvHeads, headDim], cacheFormats[cache][name])));
     const [key, value] = past;
     if (key === undefined || value === undefined) throw new Error('sourceAttentionGraph: a source caches keys and values');
-    return { attended: groupedQueryAttention(g, x.query, [{ key, value, mask: null }, { key: x.key, value: x.value, mask: null }], scaleOf(shape)) };
+    return { attended: groupedQueryAttention(g, x.query, [{ key, value, mask: null }], scaleOf(shape)) };
   });
 }
 
@@ -35,14 +37,17 @@ function upProjections(g: Recorder, { kvHeads, headDim }: Shape, { rank, latentG
   return { key: up('k_up_proj.weight'), value: up('v_up_proj.weight'), groups: latentGroups };
 }
 
-/** Past rows as inputs, laid out as a session for that context has them: past_row, or past_rope and past_latent. */
+/** Past rows as inputs, laid out as a session for that context has them: past_row, or past_rope and past_latent, which may lie in pieces: past_latent_0 and on. */
 function latentStores(g: Recorder, { headDim }: Shape, { components, rank, latentGroups }: Latent, cache: CacheFormat, context: number): MlaStores<Value> {
-  const store = (name: 'row' | 'rope' | 'latent', width: number): RowStore<Value> => rowStore(g, pastRows(g, `past_${name}`, [width], cacheFormats[cache][name]));
-  const oneRow = isOneRow({ rank, latentGroups, frequencies: Array<number>(components).fill(1), nopeWidth: headDim }, cache, context);
-  return oneRow ? { row: store('row', 2 * components + rank) } : { rope: store('rope', 2 * components), latent: store('latent', rank) };
+  const store = (name: 'row' | 'rope' | 'latent', width: number, piece = ''): RowStore<Value> => rowStore(g, pastRows(g, `past_${name}${piece}`, [width], cacheFormats[cache][name]));
+  const layer = { rank, latentGroups, frequencies: Array<number>(components).fill(1), nopeWidth: headDim };
+  if (isOneRow(layer, cache, context)) return { row: store('row', 2 * components + rank) };
+  const pieces = latentPieces(layer, cache, context);
+  const latents = pieces === 1 ? store('latent', rank) : piecedStore(g, Array.from({ length: pieces }, (_, piece) => store('latent', rank / pieces, `_${piece}`)));
+  return { rope: store('rope', 2 * components), latent: latents };
 }
 
-/** One token's query over cached latents: query_rope, query_nope, rope, latent and past rows -> attended. */
+/** One token's query over cached latents: query_rope, query_nope, the new rope and latent, which lie in the past rows already, and those -> attended. */
 export function latentAttentionGraph(shape: Shape, latent: Latent, cache: CacheFormat, context: number): Subgraph {
   const { kvHeads, headDim } = shape;
   const { components, rank } = latent;
@@ -52,8 +57,8 @@ export function latentAttentionGraph(shape: Shape, latent: Latent, cache: CacheF
     const own = { rope: x.query_rope, nope: x.query_nope }, rows = { rope: x.rope, latent: x.latent };
     const stores = latentStores(g, shape, latent, cache, context), up = upProjections(g, shape, latent), scale = scaleOf(shape);
     return {
-      attended: 'row' in stores ? absorbedOneRowAttention(g, own, rows, up, stores.row, split, scale)
-        : absorbedAttention(g, own, latentSegments(g, stores, rows, split).flat(), up, scale),
+      attended: 'row' in stores ? absorbedOneRowAttention(g, own, rows, up, stores.row, appended, scale)
+        : absorbedAttention(g, own, latentSegments(g, stores, rows, appended).flat(), up, scale),
     };
   });
 }

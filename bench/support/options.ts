@@ -15,6 +15,8 @@ export interface CaseOptions {
   readonly weights: readonly WeightFormatName[];
   /** Groups of KV heads with a latent of their own; 'auto' is what the cost rule chooses. */
   readonly groups: readonly (number | 'auto')[];
+  /** Rotating components; null: as many as a conversion to that share keeps. */
+  readonly components: number | null;
   /** None: what the shares leave. */
   readonly ranks: readonly number[];
   readonly model: string | null;
@@ -57,12 +59,13 @@ const readers: { readonly [K in OptionName]: (text: string) => CaseOptions[K] } 
   caches: list('caches', (text) => (isCache(text) ? text : undefined), `some of ${Object.keys(cacheFormats).join(', ')}`),
   weights: list('weights', (text) => (isWeightFormat(text) ? text : undefined), `some of ${Object.keys(weightFormats).join(', ')}`),
   groups: list('groups', (text) => (text === 'auto' ? text : whole(text)), 'whole numbers or auto'),
+  components: (text) => one('components', text),
   ranks: list('ranks', whole, 'whole numbers'),
   model: (text) => text,
   source: (text) => text,
 };
 
-const optionNames = ['preset', 'contexts', 'shares', 'caches', 'weights', 'groups', 'ranks', 'model', 'source'] as const satisfies readonly OptionName[];
+const optionNames = ['preset', 'contexts', 'shares', 'caches', 'weights', 'groups', 'components', 'ranks', 'model', 'source'] as const satisfies readonly OptionName[];
 
 /** Reads a command line. Errors: UsageError with the rule. */
 export function readOptions(argv: readonly string[]): Invocation {
@@ -72,7 +75,7 @@ export function readOptions(argv: readonly string[]): Invocation {
       return parseArgs({
         args: [...argv], allowPositionals: true,
         options: {
-          preset: string, contexts: string, shares: string, caches: string, weights: string, groups: string, ranks: string, model: string, source: string,
+          preset: string, contexts: string, shares: string, caches: string, weights: string, groups: string, components: string, ranks: string, model: string, source: string,
           threads: string, runs: string, save: string, compare: string, json: { type: 'boolean' },
         },
       });

@@ -6,6 +6,8 @@ import type { MlaLayerConfig } from './mla-config.ts';
 export interface CachedRows {
   readonly layer: number;
   readonly name: 'key' | 'value' | 'row' | 'rope' | 'latent' | 'key_scale';
+  /** Which piece of a latent that lies in several arrays. */
+  readonly piece?: number;
   readonly row: readonly number[];
 }
 
@@ -13,6 +15,7 @@ export interface CachedRows {
 export interface CachePart {
   readonly layer: number;
   readonly name: CachedRows['name'] | `${CachedRows['name']}_step`;
+  readonly piece?: number;
   readonly dtype: 'float32' | 'float16' | 'uint8';
   readonly row: readonly number[];
 }
@@ -47,19 +50,33 @@ export function isOneRow({ frequencies, nopeWidth, headNorm, latentGroups = 1, l
   }
 }
 
-/** What a converted model caches: [rope key 2n | latent R] in one array or two (default), and one scale per KV head where heads have norms. */
+/** From so many elements on, a group's latents are read faster from an array of their own than it costs to have one more (docs/log.md). */
+const PIECE_ELEMENTS = 2 ** 17;
+
+/**
+ * In how many arrays the latent of a layer lies: one for each latent group, floats of long contexts; else one. A group's part
+ * of a row is a small part of it, and a processor that reads every such part of many rows fetches far more than it needs.
+ */
+export function latentPieces({ rank, headNorm, latentGroups = 1 }: CachedLayer, format: CacheFormat, contextTokens: number): number {
+  return headNorm === undefined && !hasSteps(format) && (contextTokens * rank) / latentGroups > PIECE_ELEMENTS ? latentGroups : 1;
+}
+
+/** What a converted model caches: [rope key 2n | latent R] in one array, two (default) or, with latent groups, more, and one scale per KV head where heads have norms. */
 export function latentCachedRows({ layers }: { readonly layers: readonly CachedLayer[] }, format: CacheFormat, contextTokens = Infinity): CachedRows[] {
   return layers.flatMap((config, layer): CachedRows[] => {
     const { rank, frequencies, headNorm } = config, rope = 2 * frequencies.length;
     return [
       ...(isOneRow(config, format, contextTokens) ? [{ layer, name: 'row', row: [rope + rank] } as const] : [
         ...(rope > 0 ? [{ layer, name: 'rope', row: [rope] } as const] : []),
-        { layer, name: 'latent', row: [rank] } as const,
+        ...piecesOf({ layer, name: 'latent', row: [rank] }, latentPieces(config, format, contextTokens)),
       ]),
       ...(headNorm === undefined ? [] : [{ layer, name: 'key_scale', row: [headNorm.kvHeads] } as const]),
     ];
   });
 }
+
+/** Rows in `pieces` equal arrays. */
+const piecesOf = (rows: CachedRows, pieces: number): CachedRows[] => (pieces === 1 ? [rows] : Array.from({ length: pieces }, (_, piece) => ({ ...rows, piece, row: rows.row.map((width) => width / pieces) })));
 
 type RowFormats = Readonly<Record<CachedRows['name'], RowFormat>>;
 
@@ -81,17 +98,17 @@ export const isCacheFormat = (name: string): name is CacheFormat => Object.hasOw
 export const hasSteps = (format: CacheFormat): boolean => format === 'int8' || format === 'int4';
 
 /** The arrays that hold some rows: the rows, and for quantised ones a step per token. */
-export function partsOf({ layer, name, row }: CachedRows, format: CacheFormat): readonly [rows: CachePart] | readonly [bytes: CachePart, step: CachePart] {
+export function partsOf({ row, ...rows }: CachedRows, format: CacheFormat): readonly [rows: CachePart] | readonly [bytes: CachePart, step: CachePart] {
   const lead = row.slice(0, -1);
   const width = row.at(-1) ?? 1;
-  const step = { layer, name: `${name}_step`, dtype: 'float32', row: [...lead, 1] } as const;
-  switch (cacheFormats[format][name]) {
-    case 'float32': return [{ layer, name, dtype: 'float32', row }];
-    case 'float16': return [{ layer, name, dtype: 'float16', row }];
-    case 'int8': return [{ layer, name, dtype: 'uint8', row }, step];
+  const step = { ...rows, name: `${rows.name}_step`, dtype: 'float32', row: [...lead, 1] } as const;
+  switch (cacheFormats[format][rows.name]) {
+    case 'float32': return [{ ...rows, dtype: 'float32', row }];
+    case 'float16': return [{ ...rows, dtype: 'float16', row }];
+    case 'int8': return [{ ...rows, dtype: 'uint8', row }, step];
     case 'int4':
-      if (width % 2 !== 0) throw new RangeError(`cache: an int4 cache needs rows of even length, got ${width} for ${name} of layer ${layer}`);
-      return [{ layer, name, dtype: 'uint8', row: [...lead, width / 2] }, step];
+      if (width % 2 !== 0) throw new RangeError(`cache: an int4 cache needs rows of even length, got ${width} for ${rows.name} of layer ${rows.layer}`);
+      return [{ ...rows, dtype: 'uint8', row: [...lead, width / 2] }, step];
   }
 }
 
@@ -105,5 +122,8 @@ export const eachSequence = (sequences?: number): readonly (number | undefined)[
 export const cacheLayout = (rows: readonly CachedRows[], format: CacheFormat): CachePart[] => rows.flatMap((some) => [...partsOf(some, format)]);
 
 /** Input port of a part's old rows, and output port of its new rows; where a step has several sequences, of one of them. */
-export const pastPort = ({ layer, name }: Pick<CachePart, 'layer' | 'name'>, sequence?: number): string => ofSequence(`past.${layer}.${name}`, sequence);
-export const presentPort = ({ layer, name }: Pick<CachePart, 'layer' | 'name'>): string => `present.${layer}.${name}`;
+export const pastPort = (part: PartName, sequence?: number): string => ofSequence(`past.${partName(part)}`, sequence);
+export const presentPort = (part: PartName): string => `present.${partName(part)}`;
+
+type PartName = Pick<CachePart, 'layer' | 'name' | 'piece'>;
+const partName = ({ layer, name, piece }: PartName): string => `${layer}.${name}${piece === undefined ? '' : `_${piece}`}`;

@@ -1,6 +1,7 @@
 /** The attention of each decoder layer, bound to one recording: source attention, or latent attention in either form. */
 import {
-  headNorms, mergedAttentionLayer, mlaAttentionLayer, oneRowAttentionLayer, ropeTables, sourceAttentionLayer, type LatentForm, type MlaStores, type MlaWeights, type RopeAngles, type Segmentation,
+  headNorms, mergedAttentionLayer, mlaAttentionLayer, oneRowAttentionLayer, piecedStore, ropeTables, sourceAttentionLayer, type LatentForm, type MlaStores, type MlaWeights, type RopeAngles, type RowStore,
+  type Segmentation,
 } from '../../kernels/index.ts';
 import { at } from '../../kernels/at.ts';
 import type { Recorder, Value } from '../graph/record.ts';
@@ -94,7 +95,7 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
     const name = (tensor: MlaTensor | MlaExtra): string => mlaTensorName(layer, tensor);
     const up = (tensor: 'keyUp' | 'valueUp', width: number): Value => g.reshape(weights.weight(name(tensor)), [kvHeads, width, rank / latentGroups]);
     const kept = cache.layer(layer);
-    const stores: MlaStores<Value> = kept.holds({ name: 'row' }) ? { row: kept.store({ name: 'row' }) } : { rope: kept.store({ name: 'rope' }), latent: kept.store({ name: 'latent' }) };
+    const stores: MlaStores<Value> = kept.holds({ name: 'row' }) ? { row: kept.store({ name: 'row' }) } : { rope: kept.store({ name: 'rope' }), latent: latentStore(g, kept, latentGroups) };
     const rotation = frequencies.length > 0 ? angles(frequencies) : null;
     const mergedOutput = form === 'absorbed' ? weights.optionalLinear(mergedTensorName(layer, 'output')) : null;
     const mergedDims = { heads, ropeWidth: 2 * frequencies.length, rank };
@@ -132,6 +133,10 @@ export function latentAttention(context: DecoderContext, form: LatentForm): Laye
     return { output, rows: kept.outputs };
   };
 }
+
+/** A layer's latents: in one array, or in one for each group (cache-layout.ts). */
+const latentStore = (g: Recorder, kept: LayerCache, groups: number): RowStore<Value> =>
+  (kept.holds({ name: 'latent', piece: 0 }) ? piecedStore(g, Array.from({ length: groups }, (_, piece) => kept.store({ name: 'latent', piece }))) : kept.store({ name: 'latent' }));
 
 /** What only some layers have: norms, and queries of low rank. */
 function latentExtras(

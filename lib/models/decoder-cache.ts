@@ -4,16 +4,19 @@ import { productOfDims } from '../graph/dims.ts';
 import type { Recorder, Value } from '../graph/record.ts';
 import { cacheFormats, eachSequence, ofSequence, partsOf, pastPort, presentPort, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
 
+/** Rows of a layer: by their name, and where they lie in pieces the number of one. */
+type RowsOfLayer = Pick<CachedRows, 'name' | 'piece'>;
+
 /** Cached rows of one layer, taken part by part. */
 export interface LayerCache {
-  /** Whether rows of that name are cached. */
-  holds(rows: Pick<CachedRows, 'name'>): boolean;
+  /** Whether such rows are cached. */
+  holds(rows: RowsOfLayer): boolean;
   /** Rows that attention may read in their own format. */
-  store(rows: Pick<CachedRows, 'name'>): RowStore<Value>;
+  store(rows: RowsOfLayer): RowStore<Value>;
   /** Old rows of each sequence in float32; none where nothing is cached. */
-  past(rows: Pick<CachedRows, 'name'>): readonly Value[];
+  past(rows: RowsOfLayer): readonly Value[];
   /** Takes new rows and gives them back in float32, as they will be read from the cache. */
-  keep(rows: Pick<CachedRows, 'name'>, values: Value): Value;
+  keep(rows: RowsOfLayer, values: Value): Value;
   /** The new rows taken so far, by port name. */
   readonly outputs: Readonly<Record<string, Value>>;
 }
@@ -39,11 +42,10 @@ export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: C
     return appended ? g.reshape(g.input({ ...port, shape: shape.slice(1) }), shape) : g.input({ ...port, shape });
   };
   const output = (values: Value): Value => (appended ? g.reshape(values, [...values.shape.slice(0, 2), productOfDims(values.shape.slice(2))]) : values);
-  const key = ({ layer, name }: Pick<CachedRows, 'layer' | 'name'>): string => `${layer}.${name}`;
   const past = new Map<string, readonly StoredRows<Value>[]>();
   for (const some of format === null ? [] : rows) {
     const kind = cacheFormats[format ?? 'f32'][some.name];
-    past.set(key(some), eachSequence(sequences).map((sequence) => {
+    past.set(pastPort(some), eachSequence(sequences).map((sequence) => {
       const [first, step] = partsOf(some, format ?? 'f32').map((part) => input(part, sequence));
       if (first === undefined) throw new RangeError(`decoderCache: rows ${some.name} of layer ${some.layer} must have a part, got none`);
       return (kind === 'int8' || kind === 'int4') && step !== undefined ? { format: kind, bytes: first, step } : { format: kind === 'float16' ? kind : 'float32', values: first };
@@ -52,22 +54,22 @@ export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: C
   return {
     layer(layer) {
       const outputs: Record<string, Value> = {};
-      const old = (name: CachedRows['name']): readonly StoredRows<Value>[] => past.get(key({ layer, name })) ?? [];
-      const take = (name: CachedRows['name'], values: Value): StoredRows<Value> => {
+      const old = (rows: RowsOfLayer): readonly StoredRows<Value>[] => past.get(pastPort({ layer, ...rows })) ?? [];
+      const take = (rows: RowsOfLayer, values: Value): StoredRows<Value> => {
         if (format === null) return { format: 'float32', values };
-        const stored = storeRows(g, values, cacheFormats[format][name]);
-        outputs[presentPort({ layer, name })] = output('values' in stored ? stored.values : stored.bytes);
-        if ('step' in stored) outputs[presentPort({ layer, name: `${name}_step` })] = output(stored.step);
+        const stored = storeRows(g, values, cacheFormats[format][rows.name]);
+        outputs[presentPort({ layer, ...rows })] = output('values' in stored ? stored.values : stored.bytes);
+        if ('step' in stored) outputs[presentPort({ layer, ...rows, name: `${rows.name}_step` })] = output(stored.step);
         return stored;
       };
       return {
         outputs,
-        holds: ({ name }) => past.has(key({ layer, name })),
-        past: ({ name }) => old(name).map((stored) => widenRows(g, stored)),
-        keep: ({ name }, values) => widenRows(g, take(name, values)),
-        store: ({ name }) => ({
-          past: old(name).map((stored) => storedRows(g, stored)),
-          keep: (values) => storedOfEachSequence(g, take(name, values), sequences ?? 1).map((stored) => storedRows(g, stored)),
+        holds: (some) => past.has(pastPort({ layer, ...some })),
+        past: (some) => old(some).map((stored) => widenRows(g, stored)),
+        keep: (some, values) => widenRows(g, take(some, values)),
+        store: (some) => ({
+          past: old(some).map((stored) => storedRows(g, stored)),
+          keep: (values) => storedOfEachSequence(g, take(some, values), sequences ?? 1).map((stored) => storedRows(g, stored)),
         }),
       };
     },

@@ -4,12 +4,13 @@ import { fuseTransposedWeights } from './fuse-transposed-weights.ts';
 import { mergeProjections } from './merge-projections.ts';
 import { mergeRotations } from './merge-rotations.ts';
 import { mergeRoundings } from './merge-roundings.ts';
+import { mergeSplits } from './merge-splits.ts';
 import type { Pass } from './pass.ts';
 import { scoreByRows } from './score-by-rows.ts';
 import { fuseSkipNorms } from './skip-norm.ts';
 
 /** Run behind all other passes on the graph of a decoding step, unless a session is given others. */
-export const decodePasses: readonly Pass[] = [fuseSkipNorms, fuseTransposedWeights, mergeProjections, mergeRotations, mergeRoundings, fuseIntegerProducts];
+export const decodePasses: readonly Pass[] = [fuseSkipNorms, fuseTransposedWeights, mergeProjections, mergeSplits, mergeRotations, mergeRoundings, fuseIntegerProducts];
 
 /** Longest context at which queries stay on the left of scores: what rows on the left save grows with them, the operators they cost do not. */
 const QUERIES_LEFT_TOKENS = 768;

@@ -46,10 +46,10 @@ function throughViews(edges: Edges, edge: string): string {
   return node !== undefined && ['Reshape', 'Cast'].includes(operator(node)) ? throughViews(edges, node.inputs[0]!) : edge;
 }
 
-/** Whether an edge is a matrix of which the number of rows is known: a Reshape to two numbers. */
+/** Whether an edge is a matrix of a known number of rows, more than one: a Reshape to two numbers. A single row the engine multiplies without packing. */
 function hasFewRows(edges: Edges, edge: string): boolean {
   const view = edges.producer(edge), shape = view === undefined || operator(view) !== 'Reshape' ? undefined : edges.constant(view.inputs[1] ?? '');
   if (shape === undefined || isStored(shape)) return false;
   const dims = Array.from<number | bigint, number>(shape.data, Number);
-  return dims.length === 2 && dims.every((dim) => dim > 0);
+  return dims.length === 2 && dims[0]! > 1 && dims[1]! > 0;
 }

@@ -19,14 +19,32 @@ export interface SavedPrompt {
   readonly cache: Cache;
 }
 
-/** A file has rope keys and latents of floats apart, however a session lays them out: prompts pass between contexts of any length. */
-const partNames = ({ layer }: Pick<CachePart, 'layer'>): string[] => [pastPort({ layer, name: 'rope' }), pastPort({ layer, name: 'latent' })];
+/** Arrays of a session's cache, side by side, and the arrays of a file that hold the same columns. */
+interface SameColumns {
+  readonly parts: readonly CachePart[];
+  readonly names: readonly string[];
+  /** Of the file's arrays. */
+  readonly widths: readonly number[];
+}
+
+/**
+ * A file has rope keys and latents of floats apart, and latents whole, however a session lays them out: prompts pass between
+ * contexts of any length. Rows of codes share a step and lie alike at any length: they stay as they are.
+ */
+function sameColumns({ model, cacheFormat, contextLength }: Session): SameColumns[] {
+  const layout = cacheLayoutOf(model, cacheFormat, contextLength);
+  return layout.filter(({ piece = 0 }) => piece === 0).map(({ layer, name, dtype, row: [width = 0] }): SameColumns => {
+    const parts = layout.filter((part) => part.layer === layer && part.name === name), rope = 2 * (model.mla?.layers[layer]?.frequencies.length ?? 0);
+    if (name === 'row' && dtype !== 'uint8') return { parts, names: [pastPort({ layer, name: 'rope' }), pastPort({ layer, name: 'latent' })], widths: [rope, width - rope] };
+    return { parts, names: [pastPort({ layer, name })], widths: [width * parts.length] };
+  });
+}
+
+/** The same columns in arrays of other widths; one array for one, of whatever shape, is itself. */
+const inColumns = (arrays: readonly HostTensor[], widths: readonly number[]): readonly HostTensor[] => (arrays.length === 1 && widths.length === 1 ? arrays : cutColumns(joinColumns(arrays), widths));
 
 const KIND = 'attention-surgery prompt';
 const VERSION = '3';
-
-/** Whether a part lies in a file as those two. Rows of codes share a step and lie alike at any length: they stay whole. */
-const isCut = (part: CachePart): boolean => part.name === 'row' && part.dtype !== 'uint8';
 
 /**
  * Writes the rows of the first `ids.length` tokens of a cache, which must be those of `ids`, and the ids. The file appears
@@ -36,13 +54,13 @@ export async function savePrompt(path: string, cache: Cache, ids: readonly numbe
   if (ids.length === 0 || ids.length > cache.length) throw new RangeError(`savePrompt: ids must be 1..${cache.length}, as many as the cache holds, got ${ids.length}`);
   const list: HostTensor = { dtype: 'int64', shape: [ids.length], data: BigInt64Array.from(ids, BigInt) };
   const feeds = cache.feeds();
-  const rows = cacheLayoutOf(session.model, session.cacheFormat, session.contextLength).flatMap((part): [string, HostTensor][] => {
-    const cached = feeds[pastPort(part)];
-    if (cached === undefined) throw new TypeError(`savePrompt: the cache must be laid out as this session's, with ${pastPort(part)}, got ${Object.keys(feeds).join(', ')}`);
-    const own = tokenRows(cached, 0, ids.length);
-    if (!isCut(part)) return [[pastPort(part), own]];
-    const names = partNames(part), rope = 2 * (session.model.mla?.layers[part.layer]?.frequencies.length ?? 0);
-    return cutColumns(own, [rope, (own.shape[2] ?? 0) - rope]).map((values, i) => [names[i]!, values]);
+  const rows = sameColumns(session).flatMap(({ parts, names, widths }) => {
+    const own = parts.map((part) => {
+      const cached = feeds[pastPort(part)];
+      if (cached === undefined) throw new TypeError(`savePrompt: the cache must be laid out as this session's, with ${pastPort(part)}, got ${Object.keys(feeds).join(', ')}`);
+      return tokenRows(cached, 0, ids.length);
+    });
+    return inColumns(own, widths).map((values, i): [string, HostTensor] => [names[i]!, values]);
   });
   const metadata = { kind: KIND, version: VERSION, model: await conversionFingerprint(session.model), cache: session.cacheFormat };
   await writeSafetensors(path, tensorSources([['ids', list], ...rows]), { ...options, metadata });
@@ -63,9 +81,9 @@ export async function loadPrompt(path: string, session: Session, capacityTokens:
   if (ids.length === 0 || ids.length > session.contextLength) throw new RangeError(`loadPrompt: ids of ${path} must be 1..${session.contextLength}, the context, got ${ids.length}`);
   const cache = session.createCache(Math.max(capacityTokens, ids.length));
   const rows: Record<string, HostTensor> = {};
-  for (const part of cacheLayoutOf(session.model, session.cacheFormat, session.contextLength)) {
-    const read = await Promise.all((isCut(part) ? partNames(part) : [pastPort(part)]).map((name) => readTensor(file, name)));
-    rows[presentPort(part)] = read.length === 1 ? read[0]! : joinColumns(read);
+  for (const { parts, names } of sameColumns(session)) {
+    const read = await Promise.all(names.map((name) => readTensor(file, name)));
+    for (const [i, values] of inColumns(read, parts.map(({ row: [width = 0] }) => width)).entries()) rows[presentPort(parts[i]!)] = values;
   }
   cache.append(rows, ids.length);
   return { ids, cache };

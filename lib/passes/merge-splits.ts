@@ -1,0 +1,41 @@
+/** A Split whose pieces are split again, as one node. */
+import { int } from '../graph/record.ts';
+import type { Constant, Node, Subgraph } from '../graph/subgraph.ts';
+import { readConstant } from './constant-weight.ts';
+import { edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
+
+/** The last axis of rows [b, s, n], as passes and as recordings have it. */
+const LAST_AXIS = [-1, 2];
+
+/**
+ * Split along the last axis of rows [b, s, n], and Splits of its pieces along the same axis -> one Split. Numbers stay the
+ * same. In a graph that appends to its cache this also makes queries and the pieces of a new latent outputs of one node,
+ * which appendsAreOrdered needs.
+ */
+export function mergeSplits(subgraph: Subgraph): Subgraph {
+  const edges = edgesOf(subgraph), fresh = freshNames(subgraph);
+  const replaced = new Map<Node, readonly Node[]>(), constants = new Map<string, Constant>();
+  for (const node of subgraph.nodes) {
+    const sizes = sizesOf(edges, node);
+    if (sizes === null || replaced.has(node)) continue;
+    const inner = node.outputs.map((edge, i) => splitOfPiece(edges, edge, sizes[i]!));
+    if (inner.every((piece) => piece === null)) continue;
+    const whole = inner.flatMap((piece, i) => piece?.sizes ?? [sizes[i]!]), name = fresh(`${node.inputs[0]!}.lengths`);
+    constants.set(name, { dtype: 'int64', shape: [whole.length], data: BigInt64Array.from(whole, BigInt) });
+    for (const piece of inner) if (piece !== null) replaced.set(piece.node, []);
+    replaced.set(node, [standard('Split', [node.inputs[0]!, name], inner.flatMap((piece, i) => piece?.node.outputs ?? [node.outputs[i]!]), { axis: int(-1) })]);
+  }
+  return replaceNodes(subgraph, replaced, constants);
+}
+
+/** The Split that alone reads a piece of a known width, and its sizes. */
+function splitOfPiece(edges: Edges, edge: string, width: number): { readonly node: Node; readonly sizes: readonly number[] } | null {
+  const node = soleReader(edges, edge), sizes = node === undefined ? null : sizesOf(edges, node);
+  return node === undefined || sizes === null || sizes.reduce((a, b) => a + b, 0) !== width ? null : { node, sizes };
+}
+
+function sizesOf(edges: Edges, node: Node): readonly number[] | null {
+  const constant = edges.constant(node.inputs[1] ?? '');
+  if (operator(node) !== 'Split' || !LAST_AXIS.includes(intAttribute(node, 'axis', 0)) || constant === undefined) return null;
+  return Array.from<number | bigint, number>(readConstant(constant).data, Number);
+}
