@@ -101,11 +101,12 @@ function attendPieces<V>(
 ): V {
   const cut = (a: V, axis: number): V[] => g.split(a, axis, equalParts(at(g.shape(a), axis), groups));
   const queries = query.latent === null ? null : cut(query.latent, 2);
-  const rope = segments.map((segment) => ropeScores(query.rope, segment).map((scores) => cut(scores, 1)));
+  // Masked before they are cut: of all groups at once, where there are such scores.
+  const rope = segments.map((segment) => ropeScores(query.rope, segment).map((scores) => cut(segment.mask === null ? scores : g.add(scores, segment.mask), 1)));
   return g.concat(2, Array.from({ length: groups }, (_, group) => {
     const pieces = segments.map(({ latent }) => at(latent.pieces ?? [], group));
     const scores = pieces.map((piece, i) => sumOver(g, [...(queries === null ? [] : [piece.score(at(queries, group))]), ...at(rope, i).map((own) => at(own, group))]));
-    const weights = softmaxOverSegments(g, scores, segments.map(({ mask }) => mask));
+    const weights = softmaxOverSegments(g, scores, segments.map(({ mask }, i) => (at(rope, i).length > 0 ? null : mask)));
     return sumOver(g, weights.map((weight, i) => at(pieces, i).weigh(weight)));
   }));
 }

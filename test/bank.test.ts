@@ -12,7 +12,6 @@ import { runSubgraph } from '../lib/graph/run.ts';
 import { hermitianEighSmall } from '../lib/linalg/hermitian-eigh.ts';
 import { plainGemm } from '../lib/linalg/gemm.ts';
 import { matrix, transpose, type Matrix } from '../lib/linalg/matrix.ts';
-import { fingerprintOf } from '../lib/models/fingerprint.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
 import { chooseSegments, type SegmentGains } from '../lib/plan/frequency-segments.ts';
 import { meanRotations } from '../lib/plan/mean-rotation.ts';
@@ -28,6 +27,7 @@ import { jointKvSvd } from '../lib/surgery/joint-kv-svd.ts';
 import { rankRopeDims } from '../lib/surgery/rank-rope-dims.ts';
 import { valuesFromLatent } from '../lib/surgery/refitted-output.ts';
 import type { RopePlan } from '../lib/surgery/rope-plan.ts';
+import { randomCalibration } from './support/random-calibration.ts';
 import { difference, float32Tolerance, generator, integers, normal, numbers } from './support/readings.ts';
 import { readGolden, tinyLayer, withDirectory, zooPath } from './support/tiny.ts';
 
@@ -35,11 +35,7 @@ const window = 29;
 /** Float32 through three layers, as agreed for conversions at full rank. */
 const losslessTolerance = 3e-4;
 
-async function calibrationFor(model: Model, count: number): Promise<Calibration> {
-  const random = generator(3);
-  const windows = Array.from({ length: count }, () => Array.from({ length: window }, () => Math.floor(random() * model.config.vocab)));
-  return { window, windows, attentionWindows: 2, identity: { model: await fingerprintOf(model), tokenizer: 't', texts: [], tokens: count * window, attentionTokens: 2 * window, window } };
-}
+const calibrationFor = (model: Model, count: number): Promise<Calibration> => randomCalibration(model, count, window);
 
 async function statisticsOf(model: Model, calibration: Calibration): Promise<LayerStatistics[]> {
   const all: LayerStatistics[] = [];

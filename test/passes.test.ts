@@ -26,6 +26,8 @@ import { fuseTransposedWeights } from '../lib/passes/fuse-transposed-weights.ts'
 import { gatherApart } from '../lib/passes/gather-apart.ts';
 import { inputMoments } from '../lib/passes/input-moments.ts';
 import { mergeProjections } from '../lib/passes/merge-projections.ts';
+import { blockSingleRows } from '../lib/passes/block-single-rows.ts';
+import { mergeReshapes } from '../lib/passes/merge-reshapes.ts';
 import { mergeRotations } from '../lib/passes/merge-rotations.ts';
 import { mergeSplits } from '../lib/passes/merge-splits.ts';
 import { mergeRoundings } from '../lib/passes/merge-roundings.ts';
@@ -511,6 +513,32 @@ t.test('rows of a cache stand on the left of scores', async (t) => {
     const [want, got] = [await runSubgraph(g, feeds, { threads: 1 }), await runSubgraph(byRows, feeds, { threads: 1 })];
     for (const { name } of g.outputs) t.ok(distance(floats(got[name]), floats(want[name])) < 1e-6, `${dtype} ${name}`);
   }
+});
+
+/** One head, or three, over cached rows that come in blocks of 16 or as they are. */
+const attending = (heads: number, tokens: string, dtype: 'float32' | 'float16'): Subgraph => record('attending', {
+  query: { dtype: 'float32', shape: [1, 1, 1, heads, 8] }, past: { dtype, shape: [tokens, 8] },
+}, (g, { query, past }) => {
+  const rows = storedRows(g, { format: dtype, values: g.reshape(past, [1, tokens, 8]) });
+  return { attended: rows.weigh(g.softmax(rows.score(query))) };
+});
+
+t.test('a single row goes over a long cache in blocks of it', async (t) => {
+  for (const dtype of ['float32', 'float16'] as const) {
+    const g = attending(1, '16*p', dtype), blocked = runPasses(g, [blockSingleRows, mergeReshapes]);
+    inferShapes(blocked);
+    t.same([count(blocked, 'FusedMatMul'), count(blocked, 'MatMul'), count(blocked, 'ReduceSum')], [1, 1, 1], `${dtype}: scores and sums`);
+    t.ok(count(blocked, 'Reshape') < count(runPasses(g, [blockSingleRows]), 'Reshape'), 'views of views are one');
+    const past = draw(141, [48, 8]), feeds = { query: draw(142, [1, 1, 1, 1, 8]), past: dtype === 'float32' ? past : toDType(past, dtype) };
+    const [want, got] = [await runSubgraph(g, feeds, { threads: 1 }), await runSubgraph(blocked, feeds, { threads: 1 })];
+    t.same(got.attended?.shape, want.attended?.shape);
+    t.ok(distance(floats(got.attended), floats(want.attended)) < 1e-6);
+  }
+  for (const other of [attending(3, '16*p', 'float32'), attending(1, 'p', 'float32'), attending(1, '8*p', 'float32')]) {
+    t.equal(blockSingleRows(other), other, 'not several heads, nor rows that need not come in blocks');
+  }
+  const odd = record('odd', { x: { dtype: 'float32', shape: ['p', 2, 3] } }, (g, { x }) => ({ y: g.reshape(g.exp(g.reshape(x, ['p', 6])), ['p', 3, 2]) }));
+  t.equal(mergeReshapes(odd), odd, 'nothing meets');
 });
 
 t.test('rows appended in place: what is read before it is written is found', async (t) => {

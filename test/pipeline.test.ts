@@ -9,7 +9,7 @@ import { withGemm } from '../lib/linalg/onnx-gemm.ts';
 import { absorptions, layerAbsorption } from '../lib/models/absorption.ts';
 import { buildDecoder, cacheLayoutOf } from '../lib/models/decoder.ts';
 import { loadDecoderWeights } from '../lib/models/decoder-weights.ts';
-import { isOneRow, latentPieces, type CachedLayer, type CacheFormat } from '../lib/models/cache-layout.ts';
+import { isOneRow, latentCachedRows, latentPieces, rowMultiple, type CachedLayer, type CacheFormat } from '../lib/models/cache-layout.ts';
 import { levelRopeKeys } from '../lib/models/level-rope-keys.ts';
 import { openModel, type Model } from '../lib/models/model.ts';
 import { rotateLatents } from '../lib/models/rotate-latent.ts';
@@ -181,6 +181,9 @@ t.test('which latents lie in an array for each group', (t) => {
   t.same(by({ rank: 24 }, 'f32', [16384, 16385]), [1, 3], 'the narrower, the later');
   for (const format of ['int8', 'int4'] as const) t.same(by({}, format, [Infinity]), [1], `${format}: codes share a step`);
   t.same([by({ latentGroups: 1 }, 'f32', [Infinity]), by({ headNorm: { eps: 1e-5, kvHeads: 3 } }, 'f32', [Infinity])], [[1], [1]], 'one latent, or keys with factors of their own');
+  const rows = latentCachedRows({ layers: [layer, { ...layer, latentGroups: 1 }], heads: 3 }, 'f32', 4097);
+  t.same(rows.map(({ layer: index, name, piece, row }) => [index, name, piece, row]), [[0, 'rope', undefined, [4]], [0, 'latent', 0, [32]], [0, 'latent', 1, [32]], [0, 'latent', 2, [32]], [1, 'row', undefined, [100]]]);
+  t.same([rowMultiple(rows), rowMultiple(latentCachedRows({ layers: [layer], heads: 9 }, 'f32', 4097)), rowMultiple(latentCachedRows({ layers: [layer], heads: 3 }, 'f32', 4096))], [16, 1, 1], 'blocks where each head has a latent to itself');
   t.end();
 });
 

@@ -5,16 +5,16 @@ import ts from 'typescript';
 import * as library from '../lib/index.ts';
 
 const values = [
-  'absorbUpProjections', 'benchmarkSubgraph', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrateWeights', 'calibrationOf',
+  'ROW_BLOCKS', 'absorbUpProjections', 'benchmarkSubgraph', 'blockSingleRows', 'buildMlaLayer', 'byteLength', 'cacheFormats', 'calibrateWeights', 'calibrationOf',
   'chooseLatentGroups', 'collectStatistics', 'compose', 'convert', 'convertAndHeal', 'costMs', 'createAdamW', 'createTrainer', 'decodeCost',
   'decodePasses', 'decodePassesFor', 'differentiate', 'downloadModel', 'eager', 'factorStrategies', 'finishGeneration', 'fromModel', 'fromNdarray',
   'fuseIntegerProducts', 'fuseSkipNorms', 'fuseTransposedWeights', 'generate', 'gradientOf', 'heal', 'healLayers', 'healingText', 'hugePageEnvironment', 'inferShapes',
-  'initialWeights', 'isHubId', 'isOneRow', 'jointKvSvd', 'latentPieces', 'learningRateFactor', 'loadPrompt', 'loadWeightCodes', 'losses', 'mergeProjections', 'mergeRotations', 'mergeRoundings', 'mergeSplits', 'nextTokenSubgraph',
+  'initialWeights', 'isHubId', 'isOneRow', 'jointKvSvd', 'latentCachedRows', 'learningRateFactor', 'loadPrompt', 'loadWeightCodes', 'losses', 'mergeProjections', 'mergeReshapes', 'mergeRotations', 'mergeRoundings', 'mergeSplits', 'nextTokenSubgraph',
   'normals', 'openCheckpoint', 'openGguf', 'openModel', 'openRuntime', 'openSafetensors', 'openSequences', 'openSession', 'openStatistics',
   'openTokenSource', 'openTokenizer', 'optimiserKernel', 'packageFile', 'parseConfig', 'perplexity', 'placeWeights', 'planStrategies', 'printSubgraph', 'prune', 'quantiseDynamic',
   'quantiseWeights', 'rankRopeDims', 'readAttentionLayer', 'readConfig', 'readModel', 'readPairTable', 'readSafetensors', 'record',
   'regressionSubgraph', 'relativeRates', 'relayModel', 'renamePorts', 'renderChat', 'replaceSymbols', 'resolveBudget', 'ropePlan',
-  'rotateResidual', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates', 'savePrompt', 'saveWeightCodes', 'schedules', 'scoreByRows', 'seededRandom', 'signCodes', 'signedProductsAreExact', 'startProgress', 'svgOf',
+  'rotateResidual', 'rowMultiple', 'runPasses', 'runSubgraph', 'sampleToken', 'samplingCandidates', 'savePrompt', 'saveWeightCodes', 'schedules', 'scoreByRows', 'seededRandom', 'signCodes', 'signedProductsAreExact', 'startProgress', 'svgOf',
   'teacherSubgraph', 'tensor', 'tensorSources', 'toDType', 'toEager', 'toFloat32', 'toFloat64', 'toModel', 'toNdarray', 'tokenSource', 'train',
   'trainStep', 'trainableNames', 'trainableSets', 'verifyAgainstLogits', 'verifyAgainstModel', 'vocabularySampler', 'weightCodesPass', 'weightFormats', 'weightPasses', 'writeModel',
   'writeSafetensors', 'writeShardedSafetensors', 'zeros',

@@ -1,5 +1,5 @@
 /** Decoding: attention of one token over a cache, and the layer around it, by context, share and type of the cache. */
-import { decodeCost, decodePassesFor, runPasses, signCodes, signedProductsAreExact, type CacheFormat } from '../../lib/index.ts';
+import { decodeCost, decodePassesFor, ROW_BLOCKS, runPasses, signCodes, signedProductsAreExact, type CacheFormat } from '../../lib/index.ts';
 import { defineCase } from '../support/case.ts';
 import { crossoverCells, crossoverHead } from '../support/crossover.ts';
 import { graphRows, type Candidate } from '../support/graph-rows.ts';
@@ -34,7 +34,7 @@ export const decode = defineCase({
         }
       }
       const named = [...candidates].map(([what, candidate]): Candidate => ({ ...candidate, what }));
-      rows.push(...await graphRows(named, { p }, context));
+      rows.push(...await graphRows(named, { p, block: Math.ceil(p / ROW_BLOCKS) }, context));
     }
     return { rows, notes: [
       `Crossover, by operations and bytes and the ceilings of this run:\n\n${markdownTable(crossoverHead, crossover)}`,

@@ -2,11 +2,11 @@
 import { storedRows, storeRows, widenRows, type RowFormat, type RowStore, type StoredRows } from '../../kernels/index.ts';
 import type { Recorder, Value } from '../../lib/index.ts';
 
-/** Declares past rows [1, p, ...row]: `name`, and for quantised ones `name_step`. */
-export function pastRows(g: Recorder, name: string, row: readonly number[], format: RowFormat): StoredRows<Value> {
+/** Declares past rows [1, tokens, ...row]: `name`, and for quantised ones `name_step`. */
+export function pastRows(g: Recorder, name: string, row: readonly number[], format: RowFormat, tokens = 'p'): StoredRows<Value> {
   const lead = row.slice(0, -1);
   const width = row.at(-1) ?? 1;
-  const declare = (port: string, dtype: 'float32' | 'float16' | 'uint8', last: number): Value => g.input({ name: port, dtype, shape: [1, 'p', ...lead, last] });
+  const declare = (port: string, dtype: 'float32' | 'float16' | 'uint8', last: number): Value => g.input({ name: port, dtype, shape: [1, tokens, ...lead, last] });
   switch (format) {
     case 'float32':
     case 'float16': return { format, values: declare(name, format, width) };

@@ -3,7 +3,8 @@ import {
   absorbedAttention, absorbedOneRowAttention, groupedQueryAttention, latentSegments, mlaAttentionLayer, piecedStore, ropeAngles, ropeTables, sourceAttentionLayer,
   type LatentForm, type MlaStores, type RopeAngles, type RowStore, type Segmentation,
 } from '../../kernels/index.ts';
-import { cacheFormats, isOneRow, latentPieces, record, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
+import { cacheFormats, latentCachedRows, record, rowMultiple, type CachedRows, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
+import { at } from '../../kernels/at.ts';
 import { pastRows, rowStore, widePast } from './cached-rows.ts';
 import type { Latent, Shape } from './presets.ts';
 import { randomProjection, randomTensor } from './random-weights.ts';
@@ -11,8 +12,8 @@ import { randomProjection, randomTensor } from './random-weights.ts';
 /** One new token against p cached ones, which stay where they are. */
 const split: Segmentation<Value> = { join: false, masks: [null, null] };
 
-/** One new token whose row is the last of p cached ones already: a session's step writes it there. */
-const appended: Segmentation<Value> = { join: false, masks: [null], appended: true };
+/** One new token whose row is the last of p cached ones already: a session's step writes it there. Blocks of rows may end behind it, so they have a mask. */
+const appended = (mask: Value | null): Segmentation<Value> => ({ join: false, masks: [mask], appended: true });
 
 const scaleOf = ({ headDim }: Shape): number => 1 / Math.sqrt(headDim);
 /** Queries per KV head. */
@@ -37,14 +38,20 @@ function upProjections(g: Recorder, { kvHeads, headDim }: Shape, { rank, latentG
   return { key: up('k_up_proj.weight'), value: up('v_up_proj.weight'), groups: latentGroups };
 }
 
-/** Past rows as inputs, laid out as a session for that context has them: past_row, or past_rope and past_latent, which may lie in pieces: past_latent_0 and on. */
-function latentStores(g: Recorder, { headDim }: Shape, { components, rank, latentGroups }: Latent, cache: CacheFormat, context: number): MlaStores<Value> {
-  const store = (name: 'row' | 'rope' | 'latent', width: number, piece = ''): RowStore<Value> => rowStore(g, pastRows(g, `past_${name}${piece}`, [width], cacheFormats[cache][name]));
-  const layer = { rank, latentGroups, frequencies: Array<number>(components).fill(1), nopeWidth: headDim };
-  if (isOneRow(layer, cache, context)) return { row: store('row', 2 * components + rank) };
-  const pieces = latentPieces(layer, cache, context);
-  const latents = pieces === 1 ? store('latent', rank) : piecedStore(g, Array.from({ length: pieces }, (_, piece) => store('latent', rank / pieces, `_${piece}`)));
-  return { rope: store('rope', 2 * components), latent: latents };
+/** The arrays that a session for that context caches a latent in. */
+const cachedRows = ({ headDim, heads }: Shape, { components, rank, latentGroups }: Latent, cache: CacheFormat, context: number): CachedRows[] =>
+  latentCachedRows({ layers: [{ rank, latentGroups, frequencies: Array<number>(components).fill(1), nopeWidth: headDim }], heads }, cache, context);
+
+/** Tokens of that cache: p, or so many blocks. */
+const cachedTokens = (rows: readonly CachedRows[]): string => (rowMultiple(rows) === 1 ? 'p' : `${rowMultiple(rows)}*block`);
+
+/** Past rows as inputs: past_row, or past_rope and past_latent, which may lie in pieces: past_latent_0 and on. */
+function latentStores(g: Recorder, rows: readonly CachedRows[], cache: CacheFormat): MlaStores<Value> {
+  const stores = (name: CachedRows['name']): RowStore<Value>[] => rows.filter((some) => some.name === name)
+    .map(({ piece, row }) => rowStore(g, pastRows(g, `past_${name}${piece === undefined ? '' : `_${piece}`}`, row, cacheFormats[cache][name], cachedTokens(rows))));
+  const [row] = stores('row'), [rope, latents] = [stores('rope'), stores('latent')];
+  if (row !== undefined) return { row };
+  return { rope: at(rope, 0), latent: latents.length === 1 ? at(latents, 0) : piecedStore(g, latents) };
 }
 
 /** One token's query over cached latents: query_rope, query_nope, the new rope and latent, which lie in the past rows already, and those -> attended. */
@@ -55,10 +62,11 @@ export function latentAttentionGraph(shape: Shape, latent: Latent, cache: CacheF
   const inputs = { query_rope: query(2 * components), query_nope: query(headDim), rope: float([1, 1, 2 * components]), latent: float([1, 1, rank]) };
   return record(`absorbed-attention-${cache}`, inputs, (g, x) => {
     const own = { rope: x.query_rope, nope: x.query_nope }, rows = { rope: x.rope, latent: x.latent };
-    const stores = latentStores(g, shape, latent, cache, context), up = upProjections(g, shape, latent), scale = scaleOf(shape);
+    const cached = cachedRows(shape, latent, cache, context), stores = latentStores(g, cached, cache), up = upProjections(g, shape, latent), scale = scaleOf(shape);
+    const segmentation = appended(rowMultiple(cached) === 1 ? null : g.input({ name: 'mask', ...float([1, cachedTokens(cached)]) }));
     return {
-      attended: 'row' in stores ? absorbedOneRowAttention(g, own, rows, up, stores.row, appended, scale)
-        : absorbedAttention(g, own, latentSegments(g, stores, rows, appended).flat(), up, scale),
+      attended: 'row' in stores ? absorbedOneRowAttention(g, own, rows, up, stores.row, segmentation, scale)
+        : absorbedAttention(g, own, latentSegments(g, stores, rows, segmentation).flat(), up, scale),
     };
   });
 }
@@ -106,7 +114,7 @@ export function latentLayerGraph(shape: Shape, latent: Latent, tokens: number, f
       keyRope: projection(g, 'k_rope_proj', ropeWidth, hidden), down: projection(g, 'kv_down_proj', rank, hidden),
       up: upProjections(g, shape, latent), output: projection(g, 'o_proj', hidden, heads * headDim),
     };
-    const stores = latentStores(g, shape, latent, cache, context);
+    const stores = latentStores(g, cachedRows(shape, latent, cache, context), cache);
     const dims = { heads, kvHeads, ropeWidth, nopeWidth: headDim, valueWidth: headDim, scale: scaleOf(shape) };
     const { output, rows } = mlaAttentionLayer(g, x.hidden, weights, angles(g, components, tokens, x.positions), [], segmentationOf(g, tokens, x.positions), dims, form, stores);
     return { output, ...(rows.rope === null ? {} : { rope: rows.rope }), latent: rows.latent };

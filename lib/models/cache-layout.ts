@@ -1,5 +1,6 @@
 import type { RowFormat } from '../../kernels/stored-rows.ts';
 import type { ModelConfig } from '../checkpoint/config.ts';
+import { ROW_BLOCKS } from '../passes/block-single-rows.ts';
 import type { MlaLayerConfig } from './mla-config.ts';
 
 /** One kind of rows that a layer caches: `row` numbers per token in the given shape. */
@@ -8,6 +9,8 @@ export interface CachedRows {
   readonly name: 'key' | 'value' | 'row' | 'rope' | 'latent' | 'key_scale';
   /** Which piece of a latent that lies in several arrays. */
   readonly piece?: number;
+  /** A graph that appends reads them in multiples of so many: see `rowMultiple`. Default 1. */
+  readonly multiple?: number;
   readonly row: readonly number[];
 }
 
@@ -16,6 +19,7 @@ export interface CachePart {
   readonly layer: number;
   readonly name: CachedRows['name'] | `${CachedRows['name']}_step`;
   readonly piece?: number;
+  readonly multiple?: number;
   readonly dtype: 'float32' | 'float16' | 'uint8';
   readonly row: readonly number[];
 }
@@ -61,14 +65,20 @@ export function latentPieces({ rank, headNorm, latentGroups = 1 }: CachedLayer, 
   return headNorm === undefined && !hasSteps(format) && (contextTokens * rank) / latentGroups > PIECE_ELEMENTS ? latentGroups : 1;
 }
 
-/** What a converted model caches: [rope key 2n | latent R] in one array, two (default) or, with latent groups, more, and one scale per KV head where heads have norms. */
-export function latentCachedRows({ layers }: { readonly layers: readonly CachedLayer[] }, format: CacheFormat, contextTokens = Infinity): CachedRows[] {
+/** Rows of all arrays that a graph which appends reads come in multiples of so many: blocks of them where a query has a latent to itself (blockSingleRows). */
+export const rowMultiple = (rows: readonly Pick<CachedRows, 'multiple'>[]): number => Math.max(1, ...rows.map(({ multiple = 1 }) => multiple));
+
+/**
+ * What a converted model caches: [rope key 2n | latent R] in one array, two (default) or, with latent groups, more, and one scale
+ * per KV head where heads have norms. `heads` are those of queries.
+ */
+export function latentCachedRows({ layers, heads }: { readonly layers: readonly CachedLayer[]; readonly heads?: number }, format: CacheFormat, contextTokens = Infinity): CachedRows[] {
   return layers.flatMap((config, layer): CachedRows[] => {
     const { rank, frequencies, headNorm } = config, rope = 2 * frequencies.length;
     return [
       ...(isOneRow(config, format, contextTokens) ? [{ layer, name: 'row', row: [rope + rank] } as const] : [
         ...(rope > 0 ? [{ layer, name: 'rope', row: [rope] } as const] : []),
-        ...piecesOf({ layer, name: 'latent', row: [rank] }, latentPieces(config, format, contextTokens)),
+        ...piecesOf({ layer, name: 'latent', row: [rank] }, latentPieces(config, format, contextTokens), heads),
       ]),
       ...(headNorm === undefined ? [] : [{ layer, name: 'key_scale', row: [headNorm.kvHeads] } as const]),
     ];
@@ -76,7 +86,8 @@ export function latentCachedRows({ layers }: { readonly layers: readonly CachedL
 }
 
 /** Rows in `pieces` equal arrays. */
-const piecesOf = (rows: CachedRows, pieces: number): CachedRows[] => (pieces === 1 ? [rows] : Array.from({ length: pieces }, (_, piece) => ({ ...rows, piece, row: rows.row.map((width) => width / pieces) })));
+const piecesOf = (rows: CachedRows, pieces: number, heads: number | undefined): CachedRows[] => (pieces === 1 ? [rows]
+  : Array.from({ length: pieces }, (_, piece) => ({ ...rows, piece, ...(heads === pieces ? { multiple: ROW_BLOCKS } : {}), row: rows.row.map((width) => width / pieces) })));
 
 type RowFormats = Readonly<Record<CachedRows['name'], RowFormat>>;
 

@@ -4,14 +4,15 @@
  * Inputs: ids int64 [1, s]; positions int64 [s]; past_positions int64 [p] where a mask needs them; targets int64 [1, s]
  * for `nll`; past.N.PART float32 [1, p, ...row] per cached part. Outputs: logits [1, s, vocab] (`logits`) or of the
  * last token only [1, 1, vocab] (`last`), or nll [1, s, 1] in nats (`nll`); present.N.PART [1, s, ...row], the new rows.
+ * An appended graph may take past rows and their positions in multiples (`rowMultiple`).
  * With `sequences` the s tokens are one of each sequence, and inputs past.N.PART.Q and past_positions.Q those of sequence Q.
  */
 import { decoderLayer, embedding, logits, negativeLogLikelihood, rmsNorm, type LatentForm, type Segmentation } from '../../kernels/index.ts';
 import { at } from '../../kernels/at.ts';
-import { subDims } from '../graph/dims.ts';
+import { mulDims, subDims } from '../graph/dims.ts';
 import { recorder, type Recorder, type Value } from '../graph/record.ts';
 import type { Constant, Dim, Subgraph } from '../graph/subgraph.ts';
-import { cacheLayout, eachSequence, latentCachedRows, ofSequence, sourceCachedRows, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
+import { cacheLayout, eachSequence, latentCachedRows, ofSequence, rowMultiple, sourceCachedRows, type CachedRows, type CacheFormat, type CachePart } from './cache-layout.ts';
 import { latentAttention, sourceAttention, type DecoderContext } from './decoder-attention.ts';
 import { decoderCache } from './decoder-cache.ts';
 import { layerBody, weightValues } from './decoder-weights.ts';
@@ -42,7 +43,7 @@ export const formsOf = (model: Pick<Model, 'mla'>): readonly DecoderForm[] => (m
 
 /** The rows a model caches, and the arrays that hold them in a format, for contexts of at most `contextTokens` (default: any). */
 export const cachedRowsOf = ({ config, mla }: Pick<Model, 'config' | 'mla'>, format: CacheFormat, contextTokens?: number): CachedRows[] =>
-  (mla === null ? sourceCachedRows(config) : latentCachedRows(mla, format, contextTokens));
+  (mla === null ? sourceCachedRows(config) : latentCachedRows({ layers: mla.layers, heads: config.heads }, format, contextTokens));
 export const cacheLayoutOf = (model: Pick<Model, 'config' | 'mla'>, format: CacheFormat = 'f32', contextTokens?: number): CachePart[] =>
   cacheLayout(cachedRowsOf(model, format, contextTokens), format);
 
@@ -57,19 +58,20 @@ export function buildDecoder(model: Model, constants: ReadonlyMap<string, Consta
   const g = recorder(`${config.modelType}-${form}-${appended ? 'appended' : join ? 'joined' : 'split'}-${output}`);
   const ids = g.input({ name: 'ids', dtype: 'int64', shape: [1, tokens] });
   const positions = g.input({ name: 'positions', dtype: 'int64', shape: [tokens] });
-  const needsMask = join || config.window !== null || (appended && tokens !== 1);
-  const pastPositions = needsMask ? eachSequence(sequences).map((q) => g.input({ name: ofSequence('past_positions', q), dtype: 'int64', shape: [ofSequence('p', q)] })) : null;
+  const rows = cachedRowsOf(model, options.cache ?? 'f32', options.positions), rowBlocks = appended ? rowMultiple(rows) : 1;
+  const needsMask = join || config.window !== null || (appended && tokens !== 1) || rowBlocks > 1;
+  const pastPositions = needsMask ? eachSequence(sequences).map((q) => g.input({ name: ofSequence('past_positions', q), dtype: 'int64', shape: [mulDims(rowBlocks, ofSequence('p', q))] })) : null;
   const targets = output === 'nll' ? g.input({ name: 'targets', dtype: 'int64', shape: [1, tokens] }) : null;
   const weights = weightValues(g, constants);
   const context: DecoderContext = {
     g, model, weights, positions, positionCount: options.positions,
-    cache: decoderCache(g, cachedRowsOf(model, options.cache ?? 'f32', options.positions), options.cache ?? 'f32', { appended, sequences }),
+    cache: decoderCache(g, rows, options.cache ?? 'f32', { appended, rowBlocks, sequences }),
     segmentation: appended ? appendedMask(g, positions, pastPositions?.[0] ?? null, config.window) : decoderMasks(g, positions, pastPositions, join, config.window, sequences ?? 1),
   };
-  const { hidden, rows } = recordLayers(context, embedding(g, ids, weights.weight(family.embedding)), form);
+  const { hidden, rows: newRows } = recordLayers(context, embedding(g, ids, weights.weight(family.embedding)), form);
   const normed = rmsNorm(g, output === 'last' ? lastToken(g, hidden, tokens) : hidden, weights.weight(family.finalNorm), config.normEps);
   const scores = logits(g, normed, weights.weight(family.head(config)));
-  return g.finish(targets === null ? { logits: scores, ...rows } : { nll: negativeLogLikelihood(g, scores, targets), ...rows });
+  return g.finish(targets === null ? { logits: scores, ...newRows } : { nll: negativeLogLikelihood(g, scores, targets), ...newRows });
 }
 
 /** What one layer did: hidden states in front of it, the normed ones that its attention read, and the attention's output. */

@@ -1,8 +1,10 @@
 /** The passes that make a graph fast and leave its numbers, in the order in which they find each other's work. */
+import { blockSingleRows } from './block-single-rows.ts';
 import { fuseIntegerProducts } from './fuse-integer-products.ts';
 import { fuseTransposedWeights } from './fuse-transposed-weights.ts';
 import { mergeProjections } from './merge-projections.ts';
 import { mergeRotations } from './merge-rotations.ts';
+import { mergeReshapes } from './merge-reshapes.ts';
 import { mergeRoundings } from './merge-roundings.ts';
 import { mergeSplits } from './merge-splits.ts';
 import type { Pass } from './pass.ts';
@@ -15,5 +17,5 @@ export const decodePasses: readonly Pass[] = [fuseSkipNorms, fuseTransposedWeigh
 /** Longest context at which queries stay on the left of scores: what rows on the left save grows with them, the operators they cost do not. */
 const QUERIES_LEFT_TOKENS = 768;
 
-/** `decodePasses`, and for a long context `scoreByRows`. */
-export const decodePassesFor = (contextTokens: number): readonly Pass[] => (contextTokens <= QUERIES_LEFT_TOKENS ? decodePasses : [...decodePasses, scoreByRows]);
+/** `decodePasses`, and for a long context `scoreByRows` and `blockSingleRows`, which leave views of views. */
+export const decodePassesFor = (contextTokens: number): readonly Pass[] => (contextTokens <= QUERIES_LEFT_TOKENS ? decodePasses : [...decodePasses, scoreByRows, blockSingleRows, mergeReshapes]);

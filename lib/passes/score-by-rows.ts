@@ -1,6 +1,7 @@
 /** Scores of a few queries against the rows of a long cache, with the rows on the left of the product. */
 import { int, ints } from '../graph/record.ts';
-import { isStored, type Node, type Subgraph } from '../graph/subgraph.ts';
+import type { Node, Subgraph } from '../graph/subgraph.ts';
+import { cachedRowsPort, knownRows, scoredMatrix } from './cached-rows.ts';
 import { contrib, edgesOf, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
 
 /** A product q C^T: queries q [n, c], n known when recorded, and cached rows C [p, c]. */
@@ -32,24 +33,8 @@ export function scoreByRows(subgraph: Subgraph): Subgraph {
   return replaceNodes(subgraph, replaced);
 }
 
+/** A single row the engine multiplies without packing anything. */
 function scoresOf(subgraph: Subgraph, edges: Edges, node: Node): Scores[] {
-  if (operator(node) !== 'MatMul') return [];
-  const [queries = '', right = ''] = node.inputs, transpose = edges.producer(right);
-  if (transpose === undefined || operator(transpose) !== 'Transpose' || !hasFewRows(edges, queries)) return [];
-  const rows = transpose.inputs[0]!, port = subgraph.inputs.find(({ name }) => name === throughViews(edges, rows));
-  return typeof port?.shape.at(-2) === 'string' ? [{ node, queries, rows }] : [];
-}
-
-/** The edge that a matrix is another view of, or the widened form. */
-function throughViews(edges: Edges, edge: string): string {
-  const node = edges.producer(edge);
-  return node !== undefined && ['Reshape', 'Cast'].includes(operator(node)) ? throughViews(edges, node.inputs[0]!) : edge;
-}
-
-/** Whether an edge is a matrix of a known number of rows, more than one: a Reshape to two numbers. A single row the engine multiplies without packing. */
-function hasFewRows(edges: Edges, edge: string): boolean {
-  const view = edges.producer(edge), shape = view === undefined || operator(view) !== 'Reshape' ? undefined : edges.constant(view.inputs[1] ?? '');
-  if (shape === undefined || isStored(shape)) return false;
-  const dims = Array.from<number | bigint, number>(shape.data, Number);
-  return dims.length === 2 && dims[0]! > 1 && dims[1]! > 0;
+  const rows = scoredMatrix(edges, node), [queries = ''] = node.inputs;
+  return rows === null || (knownRows(edges, queries) ?? 1) === 1 || cachedRowsPort(subgraph, edges, rows) === null ? [] : [{ node, queries, rows }];
 }

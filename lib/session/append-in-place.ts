@@ -23,12 +23,12 @@ export async function appendsInPlace(graph: Runtime, layout: readonly CachePart[
   const cache = createCache(layout, PAST + TOKENS);
   cache.advance(PAST);
   for (let token = 0; token < TOKENS; token++) {
-    const { feeds, fetches } = cache.appending(1);
+    const { rows: count, feeds, fetches } = cache.appending(1);
     const rows = Object.values(fetches);
     for (const row of rows) spoil(row);
     const spoilt = rows.map(copyOf);
     const step = async (): Promise<HostTensor | undefined> =>
-      (await graph.run({ ...tokenFeeds(graph, [token], cache.length, cache.length + 1), ...feeds }, { ...fetches, logits: null })).logits;
+      (await graph.run({ ...tokenFeeds(graph, [token], cache.length, count), ...feeds }, { ...fetches, logits: null })).logits;
     const first = await step(), written = rows.map(copyOf);
     const second = await step();
     const wasWritten = written.every((row, i) => row.join() !== spoilt[i]?.join());

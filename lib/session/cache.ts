@@ -1,5 +1,5 @@
 import type { HostTensor } from '../graph/subgraph.ts';
-import { ofSequence, pastPort, presentPort, type CachePart } from '../models/cache-layout.ts';
+import { ofSequence, pastPort, presentPort, rowMultiple, type CachePart } from '../models/cache-layout.ts';
 
 /** Rows of past tokens, in buffers that JavaScript owns; the graph reads them in place and returns only new rows. */
 export interface Cache {
@@ -9,17 +9,18 @@ export interface Cache {
   readonly capacity: number;
   /** Bytes of the buffers that exist. */
   readonly bytes: number;
-  /** `bytes` over `capacity`: counted on the buffers, not computed from a formula. */
+  /** `bytes` over the rows that they hold, `capacity` or the multiple above it: counted on the buffers, not computed from a formula. */
   readonly bytesPerToken: number;
   /** The past.N.PART feeds: views of the filled rows, no copies. For a step of several sequences those of one of them. */
   feeds(sequence?: number): Record<string, HostTensor>;
   /** Takes the present.N.PART outputs of a run over `tokens` tokens. */
   append(outputs: Readonly<Record<string, HostTensor>>, tokens: number): void;
   /**
-   * For a graph that appends in place: past.N.PART feeds that end with `tokens` rows still to be written, and those rows
-   * as present.N.PART fetches. After the run call advance.
+   * For a graph that appends in place: past.N.PART feeds of so many `rows`, with `tokens` still to be written behind those
+   * held, and these as present.N.PART fetches. Where rows come in multiples (rowMultiple) some behind them are fed too,
+   * finite and for a mask to hide. After the run call advance.
    */
-  appending(tokens: number): { readonly feeds: Record<string, HostTensor>; readonly fetches: Record<string, HostTensor> };
+  appending(tokens: number): { readonly rows: number; readonly feeds: Record<string, HostTensor>; readonly fetches: Record<string, HostTensor> };
   /** Counts `tokens` rows as filled that a graph has written in place. */
   advance(tokens: number): void;
   /** Forgets all but the first `length` tokens. */
@@ -82,7 +83,8 @@ function buffer(part: CachePart, capacity: number): Buffer {
 export function createCache(layout: readonly CachePart[], capacity: number): Cache {
   if (!Number.isInteger(capacity) || capacity < 1) throw new RangeError(`createCache: capacity must be 1 or more tokens, got ${capacity}`);
   // Names and widths once and not in every step: there are two ports for each of sixty arrays.
-  const parts = layout.map((part) => ({ part, past: pastPort(part), present: presentPort(part), width: product(part.row), rows: buffer(part, capacity) }));
+  const multiple = rowMultiple(layout), whole = (rows: number): number => multiple * Math.ceil(rows / multiple);
+  const parts = layout.map((part) => ({ part, past: pastPort(part), present: presentPort(part), width: product(part.row), rows: buffer(part, whole(capacity)) }));
   const bytes = parts.reduce((sum, { rows }) => sum + rows.bytes, 0);
   let length = 0;
   const checkRoom = (caller: string, tokens: number): void => {
@@ -92,16 +94,16 @@ export function createCache(layout: readonly CachePart[], capacity: number): Cac
     get length() { return length; },
     capacity,
     bytes,
-    bytesPerToken: bytes / capacity,
+    bytesPerToken: bytes / whole(capacity),
     feeds: (sequence) => Object.fromEntries(parts.map(({ part, past, rows }): [string, HostTensor] => [ofSequence(past, sequence), rows.view(0, length, [1, length, ...part.row])])),
     appending(tokens) {
       checkRoom('appending', tokens);
-      const feeds: Record<string, HostTensor> = {}, fetches: Record<string, HostTensor> = {};
+      const feeds: Record<string, HostTensor> = {}, fetches: Record<string, HostTensor> = {}, count = whole(length + tokens);
       for (const { part, past, present, width, rows } of parts) {
-        feeds[past] = rows.view(0, length + tokens, [length + tokens, ...part.row]);
+        feeds[past] = rows.view(0, count, [count, ...part.row]);
         fetches[present] = rows.view(length, tokens, [1, tokens, width]);
       }
-      return { feeds, fetches };
+      return { rows: count, feeds, fetches };
     },
     advance(tokens) {
       checkRoom('advance', tokens);

@@ -135,8 +135,8 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   /** One token whose rows the graph writes into the cache itself. */
   const runAppending = async (graph: Runtime, cache: Cache, id: number): Promise<Record<string, HostTensor>> => {
     signal?.throwIfAborted();
-    const { feeds, fetches } = cache.appending(1);
-    const outputs = await graph.run(Object.assign(feeds, tokenFeeds(graph, [id], cache.length, cache.length + 1)), Object.assign(fetches, { logits: null }));
+    const { rows, feeds, fetches } = cache.appending(1);
+    const outputs = await graph.run(Object.assign(feeds, tokenFeeds(graph, [id], cache.length, rows)), Object.assign(fetches, { logits: null }));
     cache.advance(1);
     return outputs;
   };
