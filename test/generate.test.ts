@@ -244,7 +244,7 @@ const codesMayFlip = 2e-3;
 /** Products with codes in whole numbers round the other side to 8 bits as well, in single steps only: logits reach 4 here. */
 const wholeNumbers = 0.3;
 /** Contexts behind which a latent group of rank 5 lies in an array of its own. */
-const farAhead = 2 ** 15 + 1;
+const farAhead = 40_000;
 const ways: readonly (readonly [zoo: string, kind: 'source' | 'converted' | 'in groups', options: SessionOptions, tolerance: number])[] = [
   ['llama-gqa-tied', 'source', { cache: 'f32' }, 2e-4], ['llama-gqa-tied', 'source', { cache: 'int4' }, codesMayFlip], ['mistral-window', 'source', { cache: 'int8' }, codesMayFlip],
   ['llama-gqa-tied', 'converted', { absorption: 'separate', cache: 'f16' }, codesMayFlip], ['mistral-window', 'converted', { absorption: 'separate' }, 2e-4],
@@ -386,7 +386,7 @@ t.test('a prompt is saved with its rows and goes on from them', async (t) => {
   if (joint === undefined || split === undefined || grouped === undefined) throw new Error('three conversions');
   const withCache = (session: Session): OpenCache => ({ session, cache: session.createCache() });
   const short = withCache(open(joint)), long = withCache(open(joint, { contextLength: 2 ** 15 + 1 }));
-  const whole = withCache(open(grouped)), pieces = withCache(open(grouped, { contextLength: 2 ** 15 + 1 }));
+  const whole = withCache(open(grouped)), pieces = withCache(open(grouped, { contextLength: farAhead }));
   const has = (one: OpenCache, ending: string): boolean => Object.keys(one.cache.feeds()).some((name) => name.endsWith(ending));
   t.same([short, long].map((one) => has(one, '.row')), [true, false], 'rows in one array for short contexts only');
   t.same([whole, pieces].map((one) => has(one, '.latent_1')), [false, true], 'latents of groups in arrays of their own for long contexts only');

@@ -177,13 +177,13 @@ t.test('which rows lie in one array', (t) => {
 t.test('which latents lie in an array for each group', (t) => {
   const layer = { rank: 96, nopeWidth: 64, frequencies: [1, 0.1], latentGroups: 3 };
   const by = (changed: Partial<CachedLayer>, format: CacheFormat, contexts: readonly number[]): number[] => contexts.map((context) => latentPieces({ ...layer, ...changed }, format, context));
-  for (const format of ['f32', 'f16'] as const) t.same(by({}, format, [1, 4096, 4097, Infinity]), [1, 1, 3, 3], `${format}: as soon as there are many`);
-  t.same(by({ rank: 24 }, 'f32', [16384, 16385]), [1, 3], 'the narrower, the later');
+  for (const format of ['f32', 'f16'] as const) t.same(by({}, format, [1, 6144, 6145, Infinity]), [1, 1, 3, 3], `${format}: as soon as there are many`);
+  t.same(by({ rank: 24 }, 'f32', [24576, 24577]), [1, 3], 'the narrower, the later');
   for (const format of ['int8', 'int4'] as const) t.same(by({}, format, [Infinity]), [1], `${format}: codes share a step`);
   t.same([by({ latentGroups: 1 }, 'f32', [Infinity]), by({ headNorm: { eps: 1e-5, kvHeads: 3 } }, 'f32', [Infinity])], [[1], [1]], 'one latent, or keys with factors of their own');
-  const rows = latentCachedRows({ layers: [layer, { ...layer, latentGroups: 1 }], heads: 3 }, 'f32', 4097);
+  const rows = latentCachedRows({ layers: [layer, { ...layer, latentGroups: 1 }], heads: 3 }, 'f32', 6145);
   t.same(rows.map(({ layer: index, name, piece, row }) => [index, name, piece, row]), [[0, 'rope', undefined, [4]], [0, 'latent', 0, [32]], [0, 'latent', 1, [32]], [0, 'latent', 2, [32]], [1, 'row', undefined, [100]]]);
-  t.same([rowMultiple(rows), rowMultiple(latentCachedRows({ layers: [layer], heads: 9 }, 'f32', 4097)), rowMultiple(latentCachedRows({ layers: [layer], heads: 3 }, 'f32', 4096))], [16, 1, 1], 'blocks where each head has a latent to itself');
+  t.same([rowMultiple(rows), rowMultiple(latentCachedRows({ layers: [layer], heads: 9 }, 'f32', 6145)), rowMultiple(latentCachedRows({ layers: [layer], heads: 3 }, 'f32', 6144))], [16, 1, 1], 'blocks where each head has a latent to itself');
   t.end();
 });
 

@@ -55,7 +55,7 @@ export function isOneRow({ frequencies, nopeWidth, headNorm, latentGroups = 1, l
 }
 
 /** From so many elements on, a group's latents are read faster from an array of their own than it costs to have one more (docs/log.md). */
-const PIECE_ELEMENTS = 2 ** 17;
+const PIECE_ELEMENTS = 3 * 2 ** 16;
 
 /**
  * In how many arrays the latent of a layer lies: one for each latent group, floats of long contexts; else one. A group's part
