@@ -69,14 +69,18 @@ async function leftSubspace<A extends FloatArray>(
     freeMemory([turned.data, right.data]);
     return left;
   };
-  const start = allocateLike(a.data, a.cols * width);
-  start.set(normals(random, a.cols * width));
-  let y = await gemm.multiply(a, { rows: a.cols, cols: width, data: start });
+  const draw = (rows: number): Matrix<A> => {
+    const start = allocateLike(a.data, rows * width);
+    start.set(normals(random, rows * width));
+    return { rows, cols: width, data: start };
+  };
   // A A^T is formed when that is cheaper, but it drowns directions below the root of its rounding: the last product is direct
   const gram = gramPays(a, width, iterations - 1) ? await gemm.multiply(a, a, { transposeB: true }) : null;
-  for (let left = iterations; left > 0; left--) {
-    const q = await choleskyQr(y, gemm);
-    freeMemory([y.data]);
+  let y = gram === null ? await gemm.multiply(a, draw(a.cols)) : draw(a.rows);
+  // Random directions are even enough as they are.
+  for (let left = iterations, isEven = gram !== null; left > 0; left--, isEven = false) {
+    const q = isEven ? y : await choleskyQr(y, gemm);
+    if (q !== y) freeMemory([y.data]);
     y = gram !== null && left > 1 ? await gemm.multiply(gram, q) : await direct(q);
     freeMemory([q.data]);
   }
