@@ -38,7 +38,7 @@ const systems = [
   ...(values.model === undefined ? [] : [ours('converted', values.model, 'int4', 'f32'), ours('converted', values.model, 'int4', 'int8'), ours('converted', values.model, 'int8-dynamic', 'f32')]),
   ...(values.codes === undefined ? [] : [calibrated('converted', values.model, values.codes, 'f32'), calibrated('converted', values.model, values.codes, 'int8')]),
   llama('Q4_0'),
-  ...(values['model-small'] === undefined ? [] : [ours('converted small', values['model-small'], 'int4', 'f32'), ours('converted small', values['model-small'], 'int8-dynamic', 'f32')]),
+  ...(values['model-small'] === undefined ? [] : [ours('converted small', values['model-small'], 'int4', 'f32'), ours('converted small', values['model-small'], 'int4', 'int8'), ours('converted small', values['model-small'], 'int8-dynamic', 'f32')]),
   llama('Q8_0'), nodeLlama('Q4_0'), genai('fp32'),
   ...(values.model === undefined ? [] : [ours('converted', values.model, 'f32', 'f32')]),
   torch('float32'), torch('bfloat16'),

@@ -73,7 +73,8 @@ export function decoderGraphs(model: Model, options: DecoderGraphOptions): Decod
     const { subgraph, appends, done } = await stored(make);
     collectGarbage();
     try {
-      return { graph: await openRuntime(subgraph, options.runtime), appends };
+      // A step that appends has memory for all it returns, its caller's: there is nothing to copy.
+      return { graph: await openRuntime(subgraph, { ...options.runtime, uncopied: appends }), appends };
     } finally {
       done();
     }

@@ -136,7 +136,7 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   const runAppending = async (graph: Runtime, cache: Cache, id: number): Promise<Record<string, HostTensor>> => {
     signal?.throwIfAborted();
     const { rows, feeds, fetches } = cache.appending(1);
-    const outputs = await graph.run(Object.assign(feeds, tokenFeeds(graph, [id], cache.length, rows)), Object.assign(fetches, { logits: null }));
+    const outputs = await graph.run(Object.assign(feeds, tokenFeeds(graph, [id], cache.length, rows)), Object.assign(fetches, { logits: { dtype: 'float32', shape: [1, 1, vocab], data: new Float32Array(vocab) } }));
     cache.advance(1);
     return outputs;
   };
