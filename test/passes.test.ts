@@ -500,6 +500,15 @@ t.test('pieces of a piece are cut by one node', async (t) => {
   const appends = [{ input: 'past', output: 'second' }];
   t.same([runPasses(g, projections), merged].map((graph) => appendsAreOrdered(graph, appends)), [false, true], 'queries and pieces of the row come out of one node');
   for (const other of [cut(0, false), cut(2, true)]) t.equal(count(runPasses(other, [...projections, mergeSplits]), 'Split'), 2, 'not along another axis, not a piece that is read whole');
+
+  // Heads of [b, s, h, n] are split along axis 2 too, which is not the last there.
+  const heads = record('heads', { x: { dtype: 'float32', shape: [1, 1, 5, 3] } }, (h, { x: rows }) => {
+    const [first, rest] = h.split(rows, 2, [2, 3]), [second, third] = h.split(rest!, 2, [2, 1]);
+    return { first: first!, second: second!, third: third! };
+  });
+  const x = draw(135, [1, 1, 5, 3]), whole = mergeSplits(heads);
+  t.equal(count(whole, 'Split'), 1);
+  t.same(await runSubgraph(whole, { x }, { threads: 1 }), await runSubgraph(heads, { x }, { threads: 1 }));
 });
 
 t.test('rows of a cache stand on the left of scores', async (t) => {
