@@ -1,9 +1,9 @@
 /** Products of a single row with the rows of a long cache, cut into blocks of them. */
 import { divideExactly } from '../graph/dims.ts';
 import { int } from '../graph/record.ts';
-import type { Constant, Node, Subgraph } from '../graph/subgraph.ts';
+import type { Node, Subgraph } from '../graph/subgraph.ts';
 import { cachedRowsPort, knownRows, scoredMatrix } from './cached-rows.ts';
-import { contrib, edgesOf, freshNames, operator, replaceNodes, standard, type Edges } from './pass.ts';
+import { addedIntegers, contrib, edgesOf, freshNames, operator, replaceNodes, standard, type Edges } from './pass.ts';
 
 /** Blocks that rows are cut into: a multiple of the threads that share them, few enough that each is long. */
 export const ROW_BLOCKS = 16;
@@ -25,12 +25,7 @@ interface RowProduct {
  */
 export function blockSingleRows(subgraph: Subgraph): Subgraph {
   const edges = edgesOf(subgraph), fresh = freshNames(subgraph);
-  const replaced = new Map<Node, readonly Node[]>(), constants = new Map<string, Constant>();
-  const integers = (base: string, values: readonly number[]): string => {
-    const name = fresh(base);
-    constants.set(name, { dtype: 'int64', shape: [values.length], data: BigInt64Array.from(values, BigInt) });
-    return name;
-  };
+  const replaced = new Map<Node, readonly Node[]>(), { constants, integers } = addedIntegers(fresh);
   for (const { node, kind, row, rows, width } of subgraph.nodes.flatMap((one) => rowProductOf(subgraph, edges, one))) {
     const [output = ''] = node.outputs, name = (what: string): string => fresh(`${output}.${what}`);
     const view = (edge: string, dims: readonly number[], to: string): Node => standard('Reshape', [edge, integers(`${to}.shape`, dims)], [to]);

@@ -1,8 +1,8 @@
 /** Rotations by the same angles as one node: queries and the new key of a decoding step. */
 import { int } from '../graph/record.ts';
-import type { Constant, Node, Subgraph } from '../graph/subgraph.ts';
+import type { Node, Subgraph } from '../graph/subgraph.ts';
 import { readConstant } from './constant-weight.ts';
-import { edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
+import { addedIntegers, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
 
 /** A Split along the last axis, with the pieces that go into rotations of the same angles. */
 interface Pieces {
@@ -20,12 +20,7 @@ interface Pieces {
  */
 export function mergeRotations(subgraph: Subgraph): Subgraph {
   const edges = edgesOf(subgraph), fresh = freshNames(subgraph);
-  const replaced = new Map<Node, readonly Node[]>(), constants = new Map<string, Constant>();
-  const lengths = (base: string, values: readonly number[]): string => {
-    const name = fresh(base);
-    constants.set(name, { dtype: 'int64', shape: [values.length], data: BigInt64Array.from(values, BigInt) });
-    return name;
-  };
+  const replaced = new Map<Node, readonly Node[]>(), { constants, integers: lengths } = addedIntegers(fresh);
   for (const { split, sizes, from, rotations } of subgraph.nodes.flatMap((node) => piecesOf(edges, node) ?? [])) {
     const first = rotations[0]!, count = rotations.length, own = sizes.slice(from, from + count);
     const piece = fresh(`${split.inputs[0]!}.rotating`), rotated = fresh(`${piece}.rotated`);

@@ -1,8 +1,8 @@
 /** A Split whose pieces are split again, as one node. */
 import { int } from '../graph/record.ts';
-import type { Constant, Node, Subgraph } from '../graph/subgraph.ts';
+import type { Node, Subgraph } from '../graph/subgraph.ts';
 import { readConstant } from './constant-weight.ts';
-import { edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
+import { addedIntegers, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
 
 /** The last axis of rows [b, s, n]: passes, which only split such rows, say -1, recordings 2. */
 const LAST_AXIS = [-1, 2];
@@ -14,16 +14,15 @@ const LAST_AXIS = [-1, 2];
  */
 export function mergeSplits(subgraph: Subgraph): Subgraph {
   const edges = edgesOf(subgraph), fresh = freshNames(subgraph);
-  const replaced = new Map<Node, readonly Node[]>(), constants = new Map<string, Constant>();
+  const replaced = new Map<Node, readonly Node[]>(), { constants, integers } = addedIntegers(fresh);
   for (const node of subgraph.nodes) {
     const sizes = sizesOf(edges, node);
     if (sizes === null || replaced.has(node)) continue;
     const inner = node.outputs.map((edge, i) => splitOfPiece(edges, edge, sizes[i]!)), axis = intAttribute(node, 'axis', 0);
     if (inner.every((piece) => piece === null)) continue;
-    const whole = inner.flatMap((piece, i) => piece?.sizes ?? [sizes[i]!]), name = fresh(`${node.inputs[0]!}.lengths`);
-    constants.set(name, { dtype: 'int64', shape: [whole.length], data: BigInt64Array.from(whole, BigInt) });
+    const whole = inner.flatMap((piece, i) => piece?.sizes ?? [sizes[i]!]);
     for (const piece of inner) if (piece !== null) replaced.set(piece.node, []);
-    replaced.set(node, [standard('Split', [node.inputs[0]!, name], inner.flatMap((piece, i) => piece?.node.outputs ?? [node.outputs[i]!]), { axis: int(axis) })]);
+    replaced.set(node, [standard('Split', [node.inputs[0]!, integers(`${node.inputs[0]!}.lengths`, whole)], inner.flatMap((piece, i) => piece?.node.outputs ?? [node.outputs[i]!]), { axis: int(axis) })]);
   }
   return replaceNodes(subgraph, replaced, constants);
 }

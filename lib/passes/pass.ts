@@ -60,6 +60,19 @@ export function freshNames(subgraph: Subgraph): (base: string) => string {
   };
 }
 
+/** Lists of whole numbers that a pass adds as constants under names of its own: lengths, shapes, axes. */
+export function addedIntegers(fresh: (base: string) => string): { readonly constants: Map<string, Constant>; integers(base: string, values: readonly number[]): string } {
+  const constants = new Map<string, Constant>();
+  return {
+    constants,
+    integers(base, values) {
+      const name = fresh(base);
+      constants.set(name, { dtype: 'int64', shape: [values.length], data: BigInt64Array.from(values, BigInt) });
+      return name;
+    },
+  };
+}
+
 /**
  * The subgraph with each node of `replacements` replaced where it stands (by nothing: []), with `constants` added, and
  * without what no output needs any more. Inputs stay, so that callers need not change their feeds.
