@@ -4,7 +4,6 @@ import {
   type LatentForm, type MlaStores, type RopeAngles, type RowStore, type Segmentation,
 } from '../../kernels/index.ts';
 import { cacheFormats, latentCachedRows, record, rowMultiple, type CachedRows, type CacheFormat, type Recorder, type Subgraph, type Value } from '../../lib/index.ts';
-import { at } from '../../kernels/at.ts';
 import { pastRows, rowStore, widePast } from './cached-rows.ts';
 import type { Latent, Shape } from './presets.ts';
 import { randomProjection, randomTensor } from './random-weights.ts';
@@ -49,9 +48,10 @@ const cachedTokens = (rows: readonly CachedRows[]): string => (rowMultiple(rows)
 function latentStores(g: Recorder, rows: readonly CachedRows[], cache: CacheFormat): MlaStores<Value> {
   const stores = (name: CachedRows['name']): RowStore<Value>[] => rows.filter((some) => some.name === name)
     .map(({ piece, row }) => rowStore(g, pastRows(g, `past_${name}${piece === undefined ? '' : `_${piece}`}`, row, cacheFormats[cache][name], cachedTokens(rows))));
-  const [row] = stores('row'), [rope, latents] = [stores('rope'), stores('latent')];
+  const [row] = stores('row'), [rope] = stores('rope'), pieces = stores('latent'), [latent] = pieces;
   if (row !== undefined) return { row };
-  return { rope: at(rope, 0), latent: latents.length === 1 ? at(latents, 0) : piecedStore(g, latents) };
+  if (rope === undefined || latent === undefined) throw new Error('latentStores: a latent is cached with its rope key');
+  return { rope, latent: pieces.length === 1 ? latent : piecedStore(g, pieces) };
 }
 
 /** One token's query over cached latents: query_rope, query_nope, the new rope and latent, which lie in the past rows already, and those -> attended. */
