@@ -14,7 +14,7 @@ import { grouped, listing } from './table.ts';
 function mlaSummary({ version, scale, plan, factor, source, layers }: MlaConfig): Record<string, unknown> {
   return {
     version, scale, plan, factor, source,
-    layers: layers.map(({ rank, frequencies, nopeWidth }) => ({ rank, components: frequencies.length, nopeWidth })),
+    layers: layers.map(({ rank, frequencies, nopeWidth, latentGroups }) => ({ rank, components: frequencies.length, nopeWidth, ...(latentGroups === undefined ? {} : { latentGroups }) })),
   };
 }
 
