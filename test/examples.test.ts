@@ -17,7 +17,7 @@ import type { Row } from '../bench/support/rows.ts';
 import { inTurn, median, type Contender } from '../bench/support/turns.ts';
 import { workOf } from '../bench/support/work.ts';
 import { linear } from '../kernels/index.ts';
-import { chooseLatentGroups, costMs, decodeCost, packageFile, record, zeros, type Subgraph } from '../lib/index.ts';
+import { chooseLatentGroups, costMs, decodeCost, decodePassesFor, packageFile, record, runPasses, zeros, type Subgraph } from '../lib/index.ts';
 
 const LONGEST = 40;
 /** Half a nat above the 66 that the model card says of this text. */
@@ -144,13 +144,15 @@ t.test('the bench counts the work of a subgraph', (t) => {
   t.match(workOf(product, { s: 3 }), { flops: 2 * 3 * 5 * 7, byteFlops: 0, bytes: 4 * (3 * 5 + 3 * 7) + workOf(product, { s: 3 }).weightBytes });
   const shape = presets.tiny;
   const latent = { components: 3, rank: 14, latentGroups: 2 };
-  // Of the new token's own row only products of more than one element are matrix products.
-  const within = (latentShape: Parameters<typeof decodeCost>[1], subgraph: Subgraph, what: string): void => {
-    const { flops } = workOf(subgraph, { p: 11 });
-    t.ok(flops >= decodeCost(shape, latentShape, 11).flops && flops <= decodeCost(shape, latentShape, 12).flops, what);
+  // The new token's row is one of those that are read, as a session has it.
+  const counted = (counts: typeof shape, latentShape: Parameters<typeof decodeCost>[1], subgraph: Subgraph, what: string): void => {
+    t.equal(workOf(subgraph, { p: 16, block: 1 }).flops, decodeCost(counts, latentShape, 16).flops, what);
   };
-  for (const latentGroups of [1, 2]) within({ ...latent, latentGroups }, latentAttentionGraph(shape, { ...latent, latentGroups }, 'f32', 2 ** 20), `decodeCost counts what absorbed attention computes, ${latentGroups} groups`);
-  within(null, sourceAttentionGraph(shape, 'f32'), 'and what source attention computes');
+  for (const latentGroups of [1, 2]) counted(shape, { ...latent, latentGroups }, latentAttentionGraph(shape, { ...latent, latentGroups }, 'f32', 2 ** 20), `decodeCost counts what absorbed attention computes, ${latentGroups} groups`);
+  const alone = { ...shape, kvHeads: shape.heads }, own = { components: 3, rank: 42, latentGroups: shape.heads }, inBlocks = runPasses(latentAttentionGraph(alone, own, 'f32', 2 ** 20), decodePassesFor(2 ** 20));
+  t.equal(inBlocks.nodes.filter(({ op, inputs }) => op.endsWith('MatMul') && inputs.some((edge) => edge.endsWith('.blocks'))).length, 2 * shape.heads, 'a latent for each head is read in blocks');
+  counted(alone, own, inBlocks, 'which are as many operations');
+  counted(shape, null, sourceAttentionGraph(shape, 'f32'), 'and what source attention computes');
   t.throws(() => workOf(product, {}), /every axis needs a length, got s/);
   t.end();
 });
@@ -166,11 +168,12 @@ t.test('the bench compares with a baseline', (t) => {
 });
 
 t.test('the bench reads its options', (t) => {
-  t.match(readOptions(['decode', '--preset', 'llama-2-7b', '--contexts', '1024,8192', '--groups', '1,auto', '--caches', 'f32,int4']), {
-    case: 'decode', given: { preset: 'llama-2-7b', contexts: [1024, 8192], groups: [1, 'auto'], caches: ['f32', 'int4'] }, runs: 12, json: false, save: null,
+  t.match(readOptions(['decode', '--preset', 'llama-2-7b', '--contexts', '1024,8192', '--groups', '1,auto', '--components', '32', '--caches', 'f32,int4']), {
+    case: 'decode', given: { preset: 'llama-2-7b', contexts: [1024, 8192], groups: [1, 'auto'], components: 32, caches: ['f32', 'int4'] }, runs: 12, json: false, save: null,
   });
   t.throws(() => readOptions(['decode', '--preset', 'gpt-5']), /--preset must be one of tiny, .*, got gpt-5/);
   t.throws(() => readOptions(['decode', '--shares', '0.5,2']), /--shares must be numbers above 0 and at most 1 with commas between, got 0\.5,2/);
+  t.throws(() => readOptions(['decode', '--components', '1,2']), /--components must be a whole number of 1 or more, got 1,2/);
   t.throws(() => readOptions(['decode', '--contexts', '12x']), /--contexts must be whole numbers/);
   t.throws(() => readOptions(['decode', '--speed']), /--speed/);
   t.throws(() => readOptions(['decode', 'prefill']), /one case at a time/);

@@ -31,16 +31,16 @@ export interface DecoderCacheOptions {
    * leave as [1, s, width]: as operators make and take them, so that nothing stands between those and the memory.
    */
   readonly appended?: boolean;
-  /** Rows of the inputs come in multiples of so many: those behind the last token are not read, where a mask says so. Default 1. */
-  readonly rowBlocks?: number;
+  /** Rows of the inputs come in multiples of so many; whoever asks for that masks those behind the last token. Default 1. */
+  readonly multiple?: number;
   /** Sequences of one token each with cached rows of their own (kernels/sequences.ts): new rows leave as [1, n, ...row]. Default: one sequence. */
   readonly sequences?: number | undefined;
 }
 
 /** Declares the inputs of all rows; with `format` null nothing is cached, and new rows are dropped. */
-export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: CacheFormat | null, { appended = false, rowBlocks = 1, sequences }: DecoderCacheOptions = {}): DecoderCache {
+export function decoderCache(g: Recorder, rows: readonly CachedRows[], format: CacheFormat | null, { appended = false, multiple = 1, sequences }: DecoderCacheOptions = {}): DecoderCache {
   const input = (part: CachePart, sequence: number | undefined): Value => {
-    const shape = [1, mulDims(rowBlocks, ofSequence('p', sequence)), ...part.row], port = { name: pastPort(part, sequence), dtype: part.dtype };
+    const shape = [1, mulDims(multiple, ofSequence('p', sequence)), ...part.row], port = { name: pastPort(part, sequence), dtype: part.dtype };
     return appended ? g.reshape(g.input({ ...port, shape: shape.slice(1) }), shape) : g.input({ ...port, shape });
   };
   const output = (values: Value): Value => (appended ? g.reshape(values, [...values.shape.slice(0, 2), productOfDims(values.shape.slice(2))]) : values);

@@ -58,14 +58,14 @@ export function buildDecoder(model: Model, constants: ReadonlyMap<string, Consta
   const g = recorder(`${config.modelType}-${form}-${appended ? 'appended' : join ? 'joined' : 'split'}-${output}`);
   const ids = g.input({ name: 'ids', dtype: 'int64', shape: [1, tokens] });
   const positions = g.input({ name: 'positions', dtype: 'int64', shape: [tokens] });
-  const rows = cachedRowsOf(model, options.cache ?? 'f32', options.positions), rowBlocks = appended ? rowMultiple(rows) : 1;
-  const needsMask = join || config.window !== null || (appended && tokens !== 1) || rowBlocks > 1;
-  const pastPositions = needsMask ? eachSequence(sequences).map((q) => g.input({ name: ofSequence('past_positions', q), dtype: 'int64', shape: [mulDims(rowBlocks, ofSequence('p', q))] })) : null;
+  const rows = cachedRowsOf(model, options.cache ?? 'f32', options.positions), multiple = appended ? rowMultiple(rows) : 1;
+  const needsMask = join || config.window !== null || (appended && tokens !== 1) || multiple > 1;
+  const pastPositions = needsMask ? eachSequence(sequences).map((q) => g.input({ name: ofSequence('past_positions', q), dtype: 'int64', shape: [mulDims(multiple, ofSequence('p', q))] })) : null;
   const targets = output === 'nll' ? g.input({ name: 'targets', dtype: 'int64', shape: [1, tokens] }) : null;
   const weights = weightValues(g, constants);
   const context: DecoderContext = {
     g, model, weights, positions, positionCount: options.positions,
-    cache: decoderCache(g, rows, options.cache ?? 'f32', { appended, rowBlocks, sequences }),
+    cache: decoderCache(g, rows, options.cache ?? 'f32', { appended, multiple, sequences }),
     segmentation: appended ? appendedMask(g, positions, pastPositions?.[0] ?? null, config.window) : decoderMasks(g, positions, pastPositions, join, config.window, sequences ?? 1),
   };
   const { hidden, rows: newRows } = recordLayers(context, embedding(g, ids, weights.weight(family.embedding)), form);

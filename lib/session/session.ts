@@ -136,7 +136,9 @@ export function openSession(model: Model, options: SessionOptions = {}): Session
   const runAppending = async (graph: Runtime, cache: Cache, id: number): Promise<Record<string, HostTensor>> => {
     signal?.throwIfAborted();
     const { rows, feeds, fetches } = cache.appending(1);
-    const outputs = await graph.run(Object.assign(feeds, tokenFeeds(graph, [id], cache.length, rows)), Object.assign(fetches, { logits: { dtype: 'float32', shape: [1, 1, vocab], data: new Float32Array(vocab) } }));
+    // In memory of this step's own, so that the run has nothing to copy.
+    const logits: HostTensor = { dtype: 'float32', shape: [1, 1, vocab], data: new Float32Array(vocab) };
+    const outputs = await graph.run(Object.assign(feeds, tokenFeeds(graph, [id], cache.length, rows)), Object.assign(fetches, { logits }));
     cache.advance(1);
     return outputs;
   };
