@@ -113,6 +113,8 @@ export { mergeRotations } from './passes/merge-rotations.ts';
 export { mergeRoundings } from './passes/merge-roundings.ts';
 export { mergeReshapes } from './passes/merge-reshapes.ts';
 export { mergeSplits } from './passes/merge-splits.ts';
+export { sumBlocksOnce } from './passes/sum-blocks-once.ts';
+export { viewBeforeSplit } from './passes/view-before-split.ts';
 export { eager, toEager } from './eager.ts';
 export type { EagerTensor } from './eager.ts';
 

@@ -40,6 +40,8 @@ import { rotateResidual } from '../lib/passes/rotate-residual.ts';
 import { mixingRotation, rotateColumns, rotateRows } from '../lib/passes/rotation.ts';
 import { scoreByRows } from '../lib/passes/score-by-rows.ts';
 import { fuseSkipNorms } from '../lib/passes/skip-norm.ts';
+import { sumBlocksOnce } from '../lib/passes/sum-blocks-once.ts';
+import { viewBeforeSplit } from '../lib/passes/view-before-split.ts';
 import { weightFormats, weightPasses } from '../lib/passes/weight-formats.ts';
 import { multiplyPlain, type GemmOptions } from '../lib/linalg/gemm.ts';
 import { identity, matrix, type Matrix } from '../lib/linalg/matrix.ts';
@@ -548,6 +550,43 @@ t.test('a single row goes over a long cache in blocks of it', async (t) => {
   }
   const odd = record('odd', { x: { dtype: 'float32', shape: ['p', 2, 3] } }, (g, { x }) => ({ y: g.reshape(g.exp(g.reshape(x, ['p', 6])), ['p', 3, 2]) }));
   t.equal(mergeReshapes(odd), odd, 'nothing meets');
+});
+
+/** Three heads with a latent [16 p, 7] each, in an array of its own, as a kernel reads them: cut, scored, weighed and joined along `axis`. */
+const pieced = (axis: 2 | 4): Subgraph => record('pieced', { query: { dtype: 'float32', shape: [3, 7] } }, (g, { query }) => {
+  const pieces = g.split(g.reshape(query, [1, 1, 3, 1, 7]), 2, [1, 1, 1]);
+  return { attended: g.concat(axis, pieces.map((own, i) => {
+    const rows = plainRows(g, g.reshape(g.input({ name: `past_${i}`, dtype: 'float32', shape: ['16*p', 7] }), [1, '16*p', 7]));
+    return rows.weigh(g.softmax(rows.score(own)));
+  })) };
+});
+
+t.test('views of pieces before the cut, sums of blocks behind the join', async (t) => {
+  const blocks = [blockSingleRows, mergeReshapes], every = [blockSingleRows, sumBlocksOnce, mergeReshapes, viewBeforeSplit];
+  const feeds = { query: draw(151, [3, 7]), ...Object.fromEntries([0, 1, 2].map((i) => [`past_${i}`, draw(152 + i, [48, 7])])) };
+  for (const [axis, sums, views] of [[2, 1, 5], [4, 3, 3]] as const) {
+    const g = pieced(axis), before = runPasses(g, blocks), after = runPasses(g, every);
+    inferShapes(after);
+    t.same([count(before, 'ReduceSum'), count(after, 'ReduceSum')], [3, sums], 'sums of widths beside each other stay');
+    t.equal(count(before, 'Reshape') - count(after, 'Reshape'), views);
+    const [want, got] = [await runSubgraph(g, feeds, { threads: 1 }), await runSubgraph(after, feeds, { threads: 1 })];
+    t.same(got.attended?.shape, want.attended?.shape);
+    t.ok(distance(floats(got.attended), floats(want.attended)) < 1e-6);
+  }
+
+  const cut = (make: (g: Recorder, x: Value) => readonly Value[]): Subgraph =>
+    record('cut', { x: { dtype: 'float32', shape: [2, 3, 5] } }, (g, { x }) => Object.fromEntries(make(g, x).map((piece, i) => [`y${i}`, g.softmax(piece)])));
+  const viewed = (g: Recorder, pieces: readonly Value[], shape: readonly Dim[]): Value[] => pieces.map((piece) => g.reshape(piece, shape));
+  for (const [what, other] of Object.entries({
+    'an axis behind a longer one': cut((g, x) => viewed(g, g.split(g.reshape(x, [2, 3, 5]), 1, [1, 1, 1]), [1, 10])),
+    'unequal pieces': cut((g, x) => g.split(g.reshape(x, [1, 6, 5]), 1, [2, 4]).map((piece, i) => g.reshape(piece, [1, i === 0 ? 10 : 20]))),
+    'a piece that is read as it is': cut((g, x) => g.split(g.reshape(x, [1, 6, 5]), 1, [3, 3]).map((piece, i) => (i === 0 ? piece : g.reshape(piece, [1, 15])))),
+    'views that count': cut((g, x) => viewed(g, g.split(g.reshape(x, [1, 6, 5]), 1, [3, 3]), [3, 5])),
+    'an input of unknown shape': cut((g, x) => viewed(g, g.split(x, 0, [1, 1]), [1, 15])),
+  })) t.equal(viewBeforeSplit(other), other, what);
+  const alike = cut((g, x) => viewed(g, g.split(g.reshape(x, [1, 6, 5]), 1, [3, 3]), [1, 5, 3])), once = viewBeforeSplit(alike), x = draw(155, [2, 3, 5]);
+  t.equal(count(once, 'Reshape'), 1);
+  t.same(await runSubgraph(once, { x }, { threads: 1 }), await runSubgraph(alike, { x }, { threads: 1 }));
 });
 
 t.test('rows appended in place: what is read before it is written is found', async (t) => {

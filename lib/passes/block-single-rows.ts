@@ -26,12 +26,14 @@ interface RowProduct {
 export function blockSingleRows(subgraph: Subgraph): Subgraph {
   const edges = edgesOf(subgraph), fresh = freshNames(subgraph);
   const replaced = new Map<Node, readonly Node[]>(), { constants, integers } = addedIntegers(fresh);
+  const viewOf = new Map<string, string>(); // one of each array: scores and sums read the same rows
   for (const { node, kind, row, rows, width } of subgraph.nodes.flatMap((one) => rowProductOf(subgraph, edges, one))) {
     const [output = ''] = node.outputs, name = (what: string): string => fresh(`${output}.${what}`);
     const view = (edge: string, dims: readonly number[], to: string): Node => standard('Reshape', [edge, integers(`${to}.shape`, dims)], [to]);
-    const [blocks, left, product] = [name('blocks'), name('row'), name('by_blocks')];
+    const known = viewOf.get(rows), blocks = known ?? name('blocks'), [left, product] = [name('row'), name('by_blocks')];
+    viewOf.set(rows, blocks);
     replaced.set(node, [
-      view(rows, [ROW_BLOCKS, -1, width], blocks),
+      ...(known === undefined ? [view(rows, [ROW_BLOCKS, -1, width], blocks)] : []),
       ...(kind === 'score'
         ? [view(row, [1, 1, width], left), contrib('FusedMatMul', [left, blocks], [product], { transB: int(1) }), view(product, [1, -1], output)]
         : [view(row, [ROW_BLOCKS, 1, -1], left), standard('MatMul', [left, blocks], [product]), standard('ReduceSum', [product, integers(`${product}.axis`, [0])], [output], { keepdims: int(0) })]),

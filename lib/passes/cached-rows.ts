@@ -1,6 +1,7 @@
 /** What passes ask of products with the rows of a cache. */
-import { isStored, type Node, type Port, type Subgraph } from '../graph/subgraph.ts';
+import type { Node, Port, Subgraph } from '../graph/subgraph.ts';
 import { operator, type Edges } from './pass.ts';
+import { viewedAs } from './views.ts';
 
 /** The input that a matrix of cached rows is a view of, or the widened form; its number of rows is a symbol. */
 export function cachedRowsPort(subgraph: Subgraph, edges: Edges, matrix: string): Port | null {
@@ -22,11 +23,9 @@ export function scoredMatrix(edges: Edges, node: Node): string | null {
 
 /** Rows of a matrix, where their number is known: of a Reshape to [n, m] or [n, -1], of scores q C^T of so many queries, and of their softmax. */
 export function knownRows(edges: Edges, matrix: string): number | null {
-  const node = edges.producer(matrix), [first = '', second = ''] = node?.inputs ?? [];
+  const node = edges.producer(matrix);
   if (node === undefined) return null;
-  if (operator(node) === 'Softmax' || scoredMatrix(edges, node) !== null) return knownRows(edges, first);
-  const shape = operator(node) === 'Reshape' ? edges.constant(second) : undefined;
-  if (shape === undefined || isStored(shape)) return null;
-  const [rows = 0, ...rest] = Array.from<number | bigint, number>(shape.data, Number);
+  if (operator(node) === 'Softmax' || scoredMatrix(edges, node) !== null) return knownRows(edges, node.inputs[0]!);
+  const [rows = 0, ...rest] = viewedAs(edges, matrix) ?? [];
   return rest.length === 1 && rows > 0 ? rows : null;
 }

@@ -1,6 +1,7 @@
 /** A view of a view, as one view. */
-import { isStored, type Node, type Subgraph } from '../graph/subgraph.ts';
+import type { Node, Subgraph } from '../graph/subgraph.ts';
 import { edgesOf, operator, replaceNodes, type Edges } from './pass.ts';
+import { viewedAs } from './views.ts';
 
 /**
  * Reshape(Reshape(x)) -> Reshape(x). What other passes put around the products they rewrite meets the views that were there.
@@ -9,15 +10,9 @@ import { edgesOf, operator, replaceNodes, type Edges } from './pass.ts';
 export function mergeReshapes(subgraph: Subgraph): Subgraph {
   const edges = edgesOf(subgraph);
   return replaceNodes(subgraph, new Map(subgraph.nodes.flatMap((node): [Node, readonly Node[]][] => {
-    const [input = '', shape = ''] = node.inputs, source = operator(node) === 'Reshape' && isWhole(edges, shape) ? throughReshapes(edges, input) : input;
+    const [input = '', shape = ''] = node.inputs, source = viewedAs(edges, node.outputs[0]!) === null ? input : throughReshapes(edges, input);
     return source === input ? [] : [[node, [{ ...node, inputs: [source, shape] }]]];
   })));
-}
-
-/** Whether a shape says all it means: lengths, and -1 for the one that is left. */
-function isWhole(edges: Edges, shape: string): boolean {
-  const constant = edges.constant(shape);
-  return constant !== undefined && !isStored(constant) && Array.from<number | bigint, number>(constant.data, Number).every((length) => length !== 0);
 }
 
 function throughReshapes(edges: Edges, edge: string): string {

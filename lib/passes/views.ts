@@ -1,0 +1,17 @@
+/** What passes ask of views: the same memory under another shape. */
+import { isStored } from '../graph/subgraph.ts';
+import { operator, type Edges } from './pass.ts';
+
+/**
+ * The lengths a Reshape gives to the edge it writes, -1 for the one that is left over. Null where another node writes the edge,
+ * where lengths are computed, and where one is copied from the input (0).
+ */
+export function viewedAs(edges: Edges, edge: string): readonly number[] | null {
+  const node = edges.producer(edge), shape = node !== undefined && operator(node) === 'Reshape' ? edges.constant(node.inputs[1] ?? '') : undefined;
+  if (shape === undefined || isStored(shape)) return null;
+  const lengths = Array.from<number | bigint, number>(shape.data, Number);
+  return lengths.includes(0) ? null : lengths;
+}
+
+/** Whether elements that lie side by side on one axis lie so in memory: no axis before it is longer than 1. */
+export const isOuterAxis = (lengths: readonly number[], axis: number): boolean => axis >= 0 && lengths.slice(0, axis).every((length) => length === 1);
