@@ -41,6 +41,7 @@ const systems = [
   ...(values['model-small'] === undefined ? [] : [ours('converted small', values['model-small'], 'int4', 'f32'), ours('converted small', values['model-small'], 'int4', 'int8'), ours('converted small', values['model-small'], 'int8-dynamic', 'f32')]),
   llama('Q8_0'), nodeLlama('Q4_0'), genai('fp32'),
   ...(values.model === undefined ? [] : [ours('converted', values.model, 'f32', 'f32')]),
+  ...(values['model-small'] === undefined ? [] : [ours('converted small', values['model-small'], 'f32', 'f32')]),
   torch('float32'), torch('bfloat16'),
 ].filter(({ name }) => values.only === undefined || values.only.split(',').some((part) => name.includes(part)));
 
