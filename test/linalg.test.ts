@@ -5,7 +5,7 @@ import { freeMemory } from '../lib/free-memory.ts';
 import { cholesky, factorSpd, solveSpd } from '../lib/linalg/cholesky.ts';
 import { tridiagonalEigh } from '../lib/linalg/divide-and-conquer.ts';
 import { eigh } from '../lib/linalg/eigh.ts';
-import { multiplyPlain, plainGemm } from '../lib/linalg/gemm.ts';
+import { multiplyPlain, plainGemm, type Gemm } from '../lib/linalg/gemm.ts';
 import { hermitianEigh } from '../lib/linalg/hermitian-eigh.ts';
 import { fastWorkspace, plainWorkspace } from '../lib/linalg/householder-step.ts';
 import {
@@ -411,6 +411,24 @@ t.test('randomisedSvd: near the optimum, orthonormal, the same from the same see
   t.ok(error < 1e-5, `steep spectrum in float32: ${error}`);
   await t.rejects(randomisedSvd(a, 0, { gemm, random }), { message: /randomisedSvd: rank must be an integer in 1..151/ });
   await t.rejects(randomisedSvd(a, 3, { gemm, random, iterations: 1.5 }), { message: /iterations must be an integer >= 0, got 1.5/ });
+});
+
+t.test('randomisedSvd: products with the Gram matrix follow each other where the spectrum lets them', async (t) => {
+  const rank = 61, counts: number[] = [];
+  for (const [name, value] of [['slow', (i: number) => (i + 1) ** -0.5], ['fast', (i: number) => (i + 1) ** -1], ['steep', (i: number) => 0.93 ** i]] as const) {
+    const a = await withSingularValues(151, 211, value), best = Math.hypot(...Array.from({ length: 151 - rank }, (_, i) => value(rank + i)));
+    for (const input of [a, toFloat32(a)]) {
+      let products = 0;
+      const counted: Gemm = { multiply(left, right, transposes) { products++; return gemm.multiply(left, right, transposes); } };
+      const found = await randomisedSvd(input, rank, { gemm: counted, random: seededRandom(13) });
+      await checkFactors(t, name, found);
+      const excess = (await misfit(a, found)) / best - 1;
+      t.ok(excess > -1e-6 && excess < 5e-3, `${name}: excess ${excess}`);
+      counts.push(products);
+    }
+  }
+  const [slow = 0, slow32 = 0, fast = 0, fast32 = 0, steep = 0, steep32 = 0] = counts;
+  t.ok(slow <= slow32 && slow <= fast && fast < steep && slow32 < fast32 && fast32 <= steep32, `fewer where it falls slowly: ${counts}`);
 });
 
 t.test('truncatedSvd: exact up to a size, randomised beyond', async (t) => {

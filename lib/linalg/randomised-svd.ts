@@ -5,7 +5,7 @@
 import { freeMemory } from '../free-memory.ts';
 import { normals, type Random } from '../random.ts';
 import type { Gemm } from './gemm.ts';
-import { allocateLike, checkFinite, toFloat32, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
+import { allocateLike, checkFinite, frobeniusNorm, toFloat32, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
 import { choleskyQr, orthonormalise } from './orthonormalise.ts';
 import { checkRank, svd, type Svd } from './svd.ts';
 
@@ -66,7 +66,7 @@ async function leftSubspace<A extends FloatArray>(
     const turned = await gemm.multiply(a, q, { transposeA: true });
     const right = await choleskyQr(turned, gemm);
     const left = await gemm.multiply(a, right);
-    freeMemory([turned.data, right.data]);
+    freeMemory([turned.data, right.data, q.data]);
     return left;
   };
   const draw = (rows: number): Matrix<A> => {
@@ -75,17 +75,59 @@ async function leftSubspace<A extends FloatArray>(
     return { rows, cols: width, data: start };
   };
   // A A^T is formed when that is cheaper, but it drowns directions below the root of its rounding: the last product is direct
-  const gram = gramPays(a, width, iterations - 1) ? await gemm.multiply(a, a, { transposeB: true }) : null;
-  let y = gram === null ? await gemm.multiply(a, draw(a.cols)) : draw(a.rows);
-  // Random directions are even enough as they are.
-  for (let left = iterations, isEven = gram !== null; left > 0; left--, isEven = false) {
-    const q = isEven ? y : await choleskyQr(y, gemm);
-    if (q !== y) freeMemory([y.data]);
-    y = gram !== null && left > 1 ? await gemm.multiply(gram, q) : await direct(q);
-    freeMemory([q.data]);
+  if (gramPays(a, width, iterations - 1)) {
+    const gram = await gemm.multiply(a, a, { transposeB: true });
+    const y = await powers(gram, draw(a.rows), iterations - 1, gemm);
+    freeMemory([gram.data]);
+    return direct(y);
   }
-  if (gram !== null) freeMemory([gram.data]);
+  let y = await gemm.multiply(a, draw(a.cols));
+  for (let done = 0; done < iterations; done++) {
+    const q = await choleskyQr(y, gemm);
+    freeMemory([y.data]);
+    y = await direct(q);
+  }
   return y;
+}
+
+/**
+ * Columns with the span of G^times Y, G [n, n] symmetric and not negative, Y [n, width] random; ready for one more product by a
+ * root of G. G is scaled where it lies, the memory of Y given back.
+ *
+ * Products follow each other without an orthonormalisation between them for as long as the next one, which squares the
+ * condition, still finds every column. One orthonormalisation of random columns times G leaves them ordered by what G does to
+ * them; s products then make lengths that fall as the s-th powers of G's eigenvalues, and the ratio of the longest to the
+ * shortest is about the condition.
+ */
+async function powers<A extends FloatArray>(g: Matrix<A>, start: Matrix<A>, times: number, gemm: Gemm): Promise<Matrix<A>> {
+  // No eigenvalue above 1: lengths shrink, and in no number of products beyond what a float32 holds.
+  const norm = frobeniusNorm(g);
+  if (norm > 0) for (let i = 0; i < g.data.length; i++) g.data[i]! /= norm;
+  const largestCondition = (g.data instanceof Float32Array ? 2 ** -23 : Number.EPSILON) ** -0.5;
+  let y = start, run = 0, isOrdered = false;
+  const replace = (next: Matrix<A>): void => {
+    freeMemory([y.data]);
+    y = next;
+  };
+  for (let done = 0; done <= times; done++) {
+    // Random columns are even enough for the first product, and say nothing about G behind it.
+    if (done > 0 && (!isOrdered || lengthRatio(y) ** (1 + 1 / run) > largestCondition)) {
+      replace(await choleskyQr(y, gemm));
+      [run, isOrdered] = [0, true];
+    }
+    if (done < times) {
+      replace(await gemm.multiply(g, y));
+      run++;
+    }
+  }
+  return y;
+}
+
+/** Length of the longest column over that of the shortest; Infinity where one is zero. */
+function lengthRatio({ rows, cols, data }: Matrix<FloatArray>): number {
+  const squares = new Float64Array(cols);
+  for (let r = 0, i = 0; r < rows; r++) for (let c = 0; c < cols; c++, i++) squares[c]! += data[i]! * data[i]!;
+  return Math.sqrt(squares.reduce((a, b) => Math.max(a, b)) / squares.reduce((a, b) => Math.min(a, b)));
 }
 
 /** Whether forming A A^T and multiplying by it `times` times takes fewer operations than multiplying by A^T and by A. */
