@@ -569,6 +569,8 @@ t.test('views of pieces before the cut, sums of blocks behind the join', async (
     inferShapes(after);
     t.same([count(before, 'ReduceSum'), count(after, 'ReduceSum')], [3, sums], 'sums of widths beside each other stay');
     t.equal(count(before, 'Reshape') - count(after, 'Reshape'), views);
+    const elsewhere = { ...before, constants: new Map([...before.constants].map(([name, one]) => [name, name.endsWith('.axis') ? { dtype: 'int64', shape: [1], data: BigInt64Array.of(1n) } as const : one])) };
+    t.equal(sumBlocksOnce(elsewhere), elsewhere, 'sums over another axis stay');
     const [want, got] = [await runSubgraph(g, feeds, { threads: 1 }), await runSubgraph(after, feeds, { threads: 1 })];
     t.same(got.attended?.shape, want.attended?.shape);
     t.ok(distance(floats(got.attended), floats(want.attended)) < 1e-6);

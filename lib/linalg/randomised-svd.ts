@@ -123,7 +123,7 @@ async function powers<A extends FloatArray>(g: Matrix<A>, start: Matrix<A>, time
   return y;
 }
 
-/** Length of the longest column over that of the shortest; Infinity where one is zero. */
+/** Length of the longest column over that of the shortest; Infinity where one is zero, NaN where all are. */
 function lengthRatio({ rows, cols, data }: Matrix<FloatArray>): number {
   const squares = new Float64Array(cols);
   for (let r = 0, i = 0; r < rows; r++) for (let c = 0; c < cols; c++, i++) squares[c]! += data[i]! * data[i]!;

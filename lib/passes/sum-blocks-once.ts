@@ -1,6 +1,7 @@
 /** Sums over blocks of rows that are joined behind, as one sum of what is joined before. */
 import { int } from '../graph/record.ts';
 import type { Node, Subgraph } from '../graph/subgraph.ts';
+import { readConstant } from './constant-weight.ts';
 import { addedIntegers, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
 import { isOuterAxis, viewedAs } from './views.ts';
 
@@ -34,16 +35,21 @@ function joinedSums(edges: Edges, join: Node): JoinedSums[] {
   const products = join.inputs.flatMap((edge) => summedBlocks(edges, edge) ?? []), viewed = join.inputs.map((edge) => viewedAs(edges, edge));
   const [lengths = null] = viewed, axis = intAttribute(join, 'axis', 0);
   // Behind each other in memory: nothing but the width is longer than 1, and it is not the axis that grows.
-  if (products.length !== join.inputs.length || lengths === null || axis >= lengths.length - 1 || !isOuterAxis(lengths, lengths.length - 1)) return [];
+  if (products.length !== join.inputs.length || lengths === null || axis < 0 || axis >= lengths.length - 1 || !isOuterAxis(lengths, lengths.length - 1)) return [];
   if (lengths.includes(-1) || viewed.some((own) => own?.join() !== lengths.join())) return [];
   return [{ join, products, lengths: lengths.map((length, i) => (i === axis ? products.length : length)) }];
 }
 
-/** The product [blocks, 1, width] whose sum over blocks, seen another way, an edge is for one reader. */
+/** The product [blocks, 1, width] whose sum over blocks, seen as [1, ..., width], an edge is for one reader. */
 function summedBlocks(edges: Edges, edge: string): string | null {
-  const view = edges.producer(edge), sum = view === undefined || soleReader(edges, edge) === undefined ? undefined : edges.producer(view.inputs[0]!);
-  const product = sum === undefined || operator(sum) !== 'ReduceSum' || intAttribute(sum, 'keepdims', 1) !== 0 || soleReader(edges, sum.outputs[0]!) === undefined ? undefined : edges.producer(sum.inputs[0]!);
-  if (product === undefined || operator(product) !== 'MatMul') return null;
-  const [left, right] = product.inputs.map((input) => viewedAs(edges, input));
-  return left?.length === 3 && right?.length === 3 && left[0] === right[0] && left[1] === 1 ? product.outputs[0]! : null;
+  const view = soleReader(edges, edge) === undefined ? undefined : edges.producer(edge), sum = edges.producer(view?.inputs[0] ?? '');
+  if (sum === undefined || soleReader(edges, sum.outputs[0]!) === undefined || !isSumOverFirst(edges, sum)) return null;
+  const product = edges.producer(sum.inputs[0]!), [left, right] = product?.inputs.map((input) => viewedAs(edges, input)) ?? [];
+  if (product === undefined || operator(product) !== 'MatMul' || left?.length !== 3 || right?.length !== 3) return null;
+  return left[0] === right[0] && left[1] === 1 && right[2] === viewedAs(edges, edge)?.at(-1) ? product.outputs[0]! : null;
+}
+
+function isSumOverFirst(edges: Edges, node: Node): boolean {
+  const axes = edges.constant(node.inputs[1] ?? '');
+  return operator(node) === 'ReduceSum' && intAttribute(node, 'keepdims', 1) === 0 && axes !== undefined && Array.from<number | bigint, number>(readConstant(axes).data, Number).join() === '0';
 }
