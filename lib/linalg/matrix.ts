@@ -145,6 +145,9 @@ export function toFloat32(a: Matrix<FloatArray>): Matrix<Float32Array> {
   return { rows: a.rows, cols: a.cols, data: a.data instanceof Float32Array ? a.data : Float32Array.from(a.data) };
 }
 
+/** Distance from 1 to the next number of a type. */
+export const epsilonOf = (like: FloatArray): number => (like instanceof Float32Array ? 2 ** -23 : Number.EPSILON);
+
 /** `length` zeros of the same number type as `like`. */
 export function allocateLike<A extends FloatArray>(like: A, length: number): A {
   // the branch proves the type, which TypeScript cannot carry over to the type parameter

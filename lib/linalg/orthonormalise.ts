@@ -7,7 +7,7 @@ import { freeMemory } from '../free-memory.ts';
 import type { Random } from '../random.ts';
 import { factorSpd } from './cholesky.ts';
 import type { Gemm } from './gemm.ts';
-import { allocateLike, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
+import { allocateLike, epsilonOf, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
 
 /**
  * One pass over Y [m, n], m >= n, in Y's number type: the same column space with a far better condition.
@@ -15,7 +15,7 @@ import { allocateLike, toFloat64, transpose, type FloatArray, type Matrix } from
  */
 export async function choleskyQr<A extends FloatArray>(y: Matrix<A>, gemm: Gemm): Promise<Matrix<A>> {
   const products = await gemm.multiply(y, y, { transposeA: true }), gram = toFloat64(products);
-  const factor = await inverseFactor(gram, y.data instanceof Float32Array ? 2 ** -23 : Number.EPSILON, gemm);
+  const factor = await inverseFactor(gram, epsilonOf(y.data), gemm);
   const typed = allocateLike(y.data, factor.data.length);
   typed.set(factor.data);
   freeMemory([products.data, gram.data, factor.data]);

@@ -5,7 +5,7 @@
 import { freeMemory } from '../free-memory.ts';
 import { normals, type Random } from '../random.ts';
 import type { Gemm } from './gemm.ts';
-import { allocateLike, checkFinite, frobeniusNorm, toFloat32, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
+import { allocateLike, checkFinite, epsilonOf, frobeniusNorm, toFloat32, toFloat64, transpose, type FloatArray, type Matrix } from './matrix.ts';
 import { choleskyQr, orthonormalise } from './orthonormalise.ts';
 import { checkRank, svd, type Svd } from './svd.ts';
 
@@ -103,7 +103,7 @@ async function powers<A extends FloatArray>(g: Matrix<A>, start: Matrix<A>, time
   // No eigenvalue above 1: lengths shrink, and in no number of products beyond what a float32 holds.
   const norm = frobeniusNorm(g);
   if (norm > 0) for (let i = 0; i < g.data.length; i++) g.data[i]! /= norm;
-  const largestCondition = (g.data instanceof Float32Array ? 2 ** -23 : Number.EPSILON) ** -0.5;
+  const largestCondition = epsilonOf(g.data) ** -0.5;
   let y = start, run = 0, isOrdered = false;
   const replace = (next: Matrix<A>): void => {
     freeMemory([y.data]);

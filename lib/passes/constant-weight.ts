@@ -55,6 +55,12 @@ export function constantProduct(edges: Edges, node: Node): ConstantProduct | nul
   return { x, weight: { ...behind, transposed }, inputs: transposed ? columns : rows, outputs: transposed ? rows : columns, bias: op === 'Gemm' ? bias : '' };
 }
 
+/** The numbers of a constant edge, few ones: lengths, axes, a factor; null for any other edge. */
+export function constantNumbers(edges: Edges, edge: string | undefined): readonly number[] | null {
+  const constant = edges.constant(edge ?? '');
+  return constant === undefined ? null : Array.from<number | bigint, number>(readConstant(constant).data, Number);
+}
+
 /** A constant in memory: read from its file where it is stored. Errors: the file ends too early. */
 export function readConstant(constant: Constant): HostTensor {
   if (!isStored(constant)) return constant;

@@ -1,7 +1,7 @@
 /** Products of whole numbers that come out in float32, with the scale of each column. */
 import type { Constant, Node, Subgraph } from '../graph/subgraph.ts';
-import { readConstant } from './constant-weight.ts';
 import { contrib, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
+import { viewedAs } from './views.ts';
 
 /** As a cast names it. */
 const FLOAT32 = 1;
@@ -39,7 +39,6 @@ function beforeReshapes(edges: Edges, edge: string): string {
 
 /** n of an edge that a Reshape has made [1, n]. */
 function columnsOf(edges: Edges, edge: string): number | null {
-  const view = edges.producer(edge), shape = view === undefined || operator(view) !== 'Reshape' ? undefined : edges.constant(view.inputs[1] ?? '');
-  const [rows, columns, ...more] = shape === undefined ? [] : Array.from<number | bigint, number>(readConstant(shape).data, Number);
+  const [rows, columns, ...more] = viewedAs(edges, edge) ?? [];
   return rows === 1 && columns !== undefined && columns > 0 && more.length === 0 ? columns : null;
 }

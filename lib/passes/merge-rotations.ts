@@ -1,7 +1,7 @@
 /** Rotations by the same angles as one node: queries and the new key of a decoding step. */
 import { int } from '../graph/record.ts';
 import type { Node, Subgraph } from '../graph/subgraph.ts';
-import { readConstant } from './constant-weight.ts';
+import { constantNumbers } from './constant-weight.ts';
 import { addedIntegers, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
 
 /** A Split along the last axis, with the pieces that go into rotations of the same angles. */
@@ -40,9 +40,8 @@ export function mergeRotations(subgraph: Subgraph): Subgraph {
 
 /** The first run of two or more neighbouring pieces that are rotated alike and read by nothing else. */
 function piecesOf(edges: Edges, split: Node): Pieces | null {
-  const constant = edges.constant(split.inputs[1] ?? '');
-  if (operator(split) !== 'Split' || intAttribute(split, 'axis', 0) !== -1 || constant === undefined) return null;
-  const sizes = Array.from<number | bigint, number>(readConstant(constant).data, Number);
+  const sizes = operator(split) === 'Split' && intAttribute(split, 'axis', 0) === -1 ? constantNumbers(edges, split.inputs[1]) : null;
+  if (sizes === null) return null;
   const rotations = split.outputs.map((edge): Node | null => {
     const reader = soleReader(edges, edge);
     return reader !== undefined && operator(reader) === 'RotaryEmbedding' && reader.inputs[0] === edge ? reader : null;

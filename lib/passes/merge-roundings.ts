@@ -1,8 +1,9 @@
 /** Rows rounded to codes by the same rule as one run of operators: queries and the new row of a decoding step. */
 import { int } from '../graph/record.ts';
 import type { Constant, HostTensor, Node, Subgraph } from '../graph/subgraph.ts';
-import { readConstant } from './constant-weight.ts';
+import { constantNumbers } from './constant-weight.ts';
 import { edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
+import { viewedAs } from './views.ts';
 
 /** A piece of a Split whose rows get codes with a step each: step = max |row| * factor + least, codes = round(row / step) + zero. */
 interface Rounding {
@@ -105,18 +106,18 @@ function mergedNodes(split: Node, { sizes, from, roundings }: Run, { fresh, cons
 const LAST_AXIS: readonly number[] = [-1, 2];
 
 /** Sizes of the pieces of a Split along the last axis; null for any other node. A piece is only taken where a view of as many numbers is, so axis 2 of more than three does not pass. */
-const splitSizes = (edges: Edges, node: Node): number[] | null => (operator(node) === 'Split' && LAST_AXIS.includes(intAttribute(node, 'axis', 0)) ? valuesOf(edges, node.inputs[1] ?? '') : null);
+const splitSizes = (edges: Edges, node: Node): readonly number[] | null => (operator(node) === 'Split' && LAST_AXIS.includes(intAttribute(node, 'axis', 0)) ? constantNumbers(edges, node.inputs[1]) : null);
 
 /** The rounding that is all that happens to a piece [1, 1, size]: codes from a view [rows, width] of it, sizes from that view or the piece itself. */
 function roundingOf(edges: Edges, piece: string, size: number): Rounding | null {
   for (const view of edges.readers(piece)) {
-    const [rows = 0, width = 0, ...more] = shapeOf(edges, view) ?? [], chain = chainOf(edges, view.outputs[0]!);
+    const [rows = 0, width = 0, ...more] = viewedAs(edges, view.outputs[0]!) ?? [], chain = chainOf(edges, view.outputs[0]!);
     if (chain === null || more.length > 0 || rows * width !== size) continue;
     const { quantise, flat, least, scaled, top, magnitude } = chain;
     const source = magnitude.inputs[0]!, stepsLead = source === piece && rows === 1;
-    const [zeros, axes, factor, smallest] = [quantise.inputs[2], top.inputs[1], scaled.inputs[1], least.inputs[1]].map((edge = '') => valuesOf(edges, edge));
+    const [zeros, axes, factor, smallest] = [quantise.inputs[2], top.inputs[1], scaled.inputs[1], least.inputs[1]].map((edge) => constantNumbers(edges, edge));
     if (!(stepsLead || source === view.outputs[0]) || axes?.join() !== '-1' || zeros?.[0] === undefined || factor === null || smallest === null) continue;
-    const behind = soleReader(edges, quantise.outputs[0]!), isRow = behind !== undefined && shapeOf(edges, behind)?.join() === [1, rows, width].join();
+    const behind = soleReader(edges, quantise.outputs[0]!), isRow = behind !== undefined && viewedAs(edges, behind.outputs[0]!)?.join() === [1, rows, width].join();
     const last = isRow ? behind : quantise, nodes = [view, magnitude, top, scaled, least, flat, quantise, last];
     // Codes and steps stay; nothing else may be read by others, for it is gone afterwards.
     const gone = [piece, ...nodes.filter((node) => node !== least && node !== last).map((node) => node.outputs[0]!)];
@@ -142,13 +143,4 @@ function chainOf(edges: Edges, rows: string): { quantise: Node; flat: Node; leas
 function writerOf(edges: Edges, edge: string | undefined, op: string): Node | undefined {
   const node = edge === undefined ? undefined : edges.producer(edge);
   return node !== undefined && operator(node) === op ? node : undefined;
-}
-
-/** The constant shape that a Reshape asks for; null for any other node. */
-const shapeOf = (edges: Edges, node: Node): number[] | null => (operator(node) === 'Reshape' ? valuesOf(edges, node.inputs[1] ?? '') : null);
-
-/** The numbers of a constant. */
-function valuesOf(edges: Edges, edge: string): number[] | null {
-  const constant = edges.constant(edge);
-  return constant === undefined ? null : Array.from<number | bigint, number>(readConstant(constant).data, Number);
 }

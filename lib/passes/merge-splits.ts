@@ -1,7 +1,7 @@
 /** A Split whose pieces are split again, as one node. */
 import { int } from '../graph/record.ts';
 import type { Node, Subgraph } from '../graph/subgraph.ts';
-import { readConstant } from './constant-weight.ts';
+import { constantNumbers } from './constant-weight.ts';
 import { addedIntegers, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
 
 /** The last axis of rows [b, s, n]: passes, which only split such rows, say -1, recordings 2. */
@@ -33,8 +33,5 @@ function splitOfPiece(edges: Edges, edge: string, width: number): { readonly nod
   return node === undefined || sizes === null || sizes.reduce((a, b) => a + b, 0) !== width ? null : { node, sizes };
 }
 
-function sizesOf(edges: Edges, node: Node): readonly number[] | null {
-  const constant = edges.constant(node.inputs[1] ?? '');
-  if (operator(node) !== 'Split' || !LAST_AXIS.includes(intAttribute(node, 'axis', 0)) || constant === undefined) return null;
-  return Array.from<number | bigint, number>(readConstant(constant).data, Number);
-}
+const sizesOf = (edges: Edges, node: Node): readonly number[] | null =>
+  (operator(node) === 'Split' && LAST_AXIS.includes(intAttribute(node, 'axis', 0)) ? constantNumbers(edges, node.inputs[1]) : null);

@@ -1,7 +1,7 @@
 /** Sums over blocks of rows that are joined behind, as one sum of what is joined before. */
 import { int } from '../graph/record.ts';
 import type { Node, Subgraph } from '../graph/subgraph.ts';
-import { readConstant } from './constant-weight.ts';
+import { constantNumbers } from './constant-weight.ts';
 import { addedIntegers, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
 import { isOuterAxis, viewedAs } from './views.ts';
 
@@ -49,7 +49,5 @@ function summedBlocks(edges: Edges, edge: string): string | null {
   return left[0] === right[0] && left[1] === 1 && right[2] === viewedAs(edges, edge)?.at(-1) ? product.outputs[0]! : null;
 }
 
-function isSumOverFirst(edges: Edges, node: Node): boolean {
-  const axes = edges.constant(node.inputs[1] ?? '');
-  return operator(node) === 'ReduceSum' && intAttribute(node, 'keepdims', 1) === 0 && axes !== undefined && Array.from<number | bigint, number>(readConstant(axes).data, Number).join() === '0';
-}
+const isSumOverFirst = (edges: Edges, node: Node): boolean =>
+  operator(node) === 'ReduceSum' && intAttribute(node, 'keepdims', 1) === 0 && constantNumbers(edges, node.inputs[1])?.join() === '0';

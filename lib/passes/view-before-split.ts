@@ -1,7 +1,7 @@
 /** Pieces of a tensor that are all looked at another way, from a Split of that other view. */
 import { int } from '../graph/record.ts';
 import type { Node, Subgraph } from '../graph/subgraph.ts';
-import { readConstant } from './constant-weight.ts';
+import { constantNumbers } from './constant-weight.ts';
 import { addedIntegers, edgesOf, freshNames, intAttribute, operator, replaceNodes, soleReader, standard, type Edges } from './pass.ts';
 import { isOuterAxis, viewedAs } from './views.ts';
 
@@ -33,9 +33,8 @@ export function viewBeforeSplit(subgraph: Subgraph): Subgraph {
 }
 
 function viewedPieces(edges: Edges, node: Node): ViewedPieces[] {
-  const sizes = operator(node) === 'Split' ? edges.constant(node.inputs[1] ?? '') : undefined, input = viewedAs(edges, node.inputs[0] ?? '');
-  if (sizes === undefined || input === null || !isOuterAxis(input, intAttribute(node, 'axis', 0))) return [];
-  if (new Set(Array.from<number | bigint, number>(readConstant(sizes).data, Number)).size !== 1) return [];
+  const sizes = operator(node) === 'Split' ? constantNumbers(edges, node.inputs[1]) : null, input = viewedAs(edges, node.inputs[0] ?? '');
+  if (new Set(sizes).size !== 1 || input === null || !isOuterAxis(input, intAttribute(node, 'axis', 0))) return [];
   const views = node.outputs.flatMap((piece) => soleReader(edges, piece) ?? []), viewed = views.map((view) => viewedAs(edges, view.outputs[0]!));
   const [lengths = null] = viewed;
   // One length may be left open, of a whole view as well, but not the one that counts pieces.

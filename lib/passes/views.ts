@@ -1,5 +1,5 @@
 /** What passes ask of views: the same memory under another shape. */
-import { isStored } from '../graph/subgraph.ts';
+import { constantNumbers } from './constant-weight.ts';
 import { operator, type Edges } from './pass.ts';
 
 /**
@@ -7,10 +7,8 @@ import { operator, type Edges } from './pass.ts';
  * where lengths are computed, and where one is copied from the input (0).
  */
 export function viewedAs(edges: Edges, edge: string): readonly number[] | null {
-  const node = edges.producer(edge), shape = node !== undefined && operator(node) === 'Reshape' ? edges.constant(node.inputs[1] ?? '') : undefined;
-  if (shape === undefined || isStored(shape)) return null;
-  const lengths = Array.from<number | bigint, number>(shape.data, Number);
-  return lengths.includes(0) ? null : lengths;
+  const node = edges.producer(edge), lengths = node !== undefined && operator(node) === 'Reshape' ? constantNumbers(edges, node.inputs[1]) : null;
+  return lengths?.includes(0) === false ? lengths : null;
 }
 
 /** Whether elements that lie side by side on one axis lie so in memory: no axis before it is longer than 1. */
