@@ -88,6 +88,17 @@ t.test('temperature 0 is greedy; settings and logits are checked', async (t) => 
   ] as const) t.throws(() => sampleToken(logits, options, seededRandom(0)), { message: rule });
   t.throws(() => sampleToken(Float32Array.of(0, NaN), {}, seededRandom(0)), { message: /logits must be numbers, got NaN for token 1/ });
   t.throws(() => sampleToken(new Float32Array(0), {}, seededRandom(0)), { message: /at least one entry/ });
+  const values = fc.constantFrom(-Infinity, -3, -0.5, -0, 0, 2, 7, 7, Infinity, NaN);
+  fc.assert(fc.property(fc.array(values, { minLength: 1, maxLength: 23 }), (drawn) => {
+    const nan = drawn.findIndex(Number.isNaN), pick = (): number => sampleToken(Float32Array.from(drawn), {}, seededRandom(0));
+    if (nan < 0) return pick() === drawn.indexOf(drawn.reduce((a, b) => (b > a ? b : a)));
+    try {
+      pick();
+      return false;
+    } catch (error) {
+      return error instanceof RangeError && error.message.endsWith(`got NaN for token ${nan}`);
+    }
+  }), { numRuns: 1000 });
 });
 
 t.test('stop strings: given out is all before the first one, however the text is cut', async (t) => {

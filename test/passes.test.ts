@@ -627,7 +627,7 @@ t.test('sessions run their graphs through passes', async (t) => {
   const plain = openSession(model, { threads: 1 }), seen: string[] = [];
   t.teardown(() => plain.close());
   const want = floats(await plain.logits(plain.createCache(), ids));
-  for (const [format, most] of [['f32', 1e-6], ['int8', 0.03], ['int8-dynamic', 0.05], ['int4-mixed', 0.2], ['int4', 0.35]] as const) {
+  for (const [format, most] of [['f32', 1e-6], ['int8', 0.03], ['int8-dynamic', 0.05], ['int4-mixed', 0.2], ['int4-symmetric', 0.35], ['int4', 0.35]] as const) {
     const own: Pass = (subgraph) => {
       seen.push(subgraph.name);
       return subgraph;
@@ -642,8 +642,8 @@ t.test('sessions run their graphs through passes', async (t) => {
     t.ok(distance(steps, want) < most, `${format} steps: ${distance(steps, want)}`);
     await session.close();
   }
-  t.ok(seen.length >= 8, 'every graph of every session');
-  t.same(Object.keys(weightFormats), ['f32', 'int8', 'int4', 'int4-mixed', 'int8-dynamic']);
+  t.ok(seen.length >= 12, 'every graph of every session');
+  t.same(Object.keys(weightFormats), ['f32', 'int8', 'int4', 'int4-symmetric', 'int4-mixed', 'int8-dynamic']);
 });
 
 t.test('calibrated rounding', async (t) => {

@@ -32,16 +32,17 @@ const nodeLlama = (type) => ({ name: `node-llama-cpp ${type}, flash attention`, 
 const genai = (precision) => ({ name: `onnxruntime-genai ${precision}`, needs: [join(peers, `genai-${precision}`)], run: [python, here('genai.py'), ...common(join(peers, `genai-${precision}`))] });
 const torch = (dtype) => ({ name: `transformers on PyTorch ${dtype}`, needs: [join(peers, 'hf')], run: [python, here('torch_hf.py'), ...common(join(peers, 'hf')), '--dtype', dtype] });
 
+/** A model of ours in every pair of weights and cached rows; nothing where none is given. */
+const quantised = (name, model) => (model === undefined ? [] : [['int4', 'f32'], ['int4', 'int8'], ['int4-symmetric', 'f32'], ['int4-symmetric', 'int8'], ['int8-dynamic', 'f32']].map(([weights, cache]) => ours(name, model, weights, cache)));
+const inFloat32 = (name, model) => (model === undefined ? [] : [ours(name, model, 'f32', 'f32')]);
+const small = values['model-small'];
+
 /** In this order, ours between the peers: a machine that changes its speed changes it for both. */
 const systems = [
-  genai('int4'),
-  ...(values.model === undefined ? [] : [ours('converted', values.model, 'int4', 'f32'), ours('converted', values.model, 'int4', 'int8'), ours('converted', values.model, 'int8-dynamic', 'f32')]),
+  genai('int4'), ...quantised('converted', values.model),
   ...(values.codes === undefined ? [] : [calibrated('converted', values.model, values.codes, 'f32'), calibrated('converted', values.model, values.codes, 'int8')]),
-  llama('Q4_0'),
-  ...(values['model-small'] === undefined ? [] : [ours('converted small', values['model-small'], 'int4', 'f32'), ours('converted small', values['model-small'], 'int4', 'int8'), ours('converted small', values['model-small'], 'int8-dynamic', 'f32')]),
-  llama('Q8_0'), nodeLlama('Q4_0'), genai('fp32'),
-  ...(values.model === undefined ? [] : [ours('converted', values.model, 'f32', 'f32')]),
-  ...(values['model-small'] === undefined ? [] : [ours('converted small', values['model-small'], 'f32', 'f32')]),
+  llama('Q4_0'), ...quantised('converted small', small),
+  llama('Q8_0'), nodeLlama('Q4_0'), genai('fp32'), ...inFloat32('converted', values.model), ...inFloat32('converted small', small),
   torch('float32'), torch('bfloat16'),
 ].filter(({ name }) => values.only === undefined || values.only.split(',').some((part) => name.includes(part)));
 

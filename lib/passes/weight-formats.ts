@@ -15,6 +15,11 @@ export const weightFormats = {
   f32: { summary: 'as the model has them', passes: [] },
   int8: { summary: '8 bits, a scale per 32 weights', passes: [(subgraph) => quantiseWeights(subgraph, { bits: 8, blockSize: 32 })] },
   int4: { summary: '4 bits, a scale and zero point per 64 weights', passes: [(subgraph) => quantiseWeights(subgraph, { bits: 4 })] },
+  // Processors without AVX-512 take time for zero points, those with it for short blocks (docs/log.md).
+  'int4-symmetric': {
+    summary: '4 bits, a scale per 32 weights, as in Q4_0 of llama.cpp',
+    passes: [(subgraph) => quantiseWeights(subgraph, { bits: 4, blockSize: 32, rounding: 'nearest-symmetric' })],
+  },
   // What bears 4 bits without calibration: see docs/log.md, "Four bits", for what each part of a model loses by them.
   'int4-mixed': {
     summary: '4 bits per 32 weights for what goes into the MLP, 8 bits as in int8 for the rest',
