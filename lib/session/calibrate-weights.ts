@@ -72,7 +72,7 @@ export async function calibrateWeights(model: Model, windows: readonly (readonly
 
 /**
  * The pass that holds a model's weights as `codes` say, for SessionOptions.passes; every other matrix becomes 8 bits in
- * blocks of 64: the embedding, and what holds other numbers when the pass runs (a latent that a cache format rotates).
+ * blocks of 32: the embedding, and what holds other numbers when the pass runs (a latent that a cache format rotates).
  * Errors: codes of another model.
  */
 export async function weightCodesPass(model: Model, { model: of, codes }: WeightCodes): Promise<Pass> {
@@ -86,6 +86,6 @@ export async function weightCodesPass(model: Model, { model: of, codes }: Weight
     }
   }
   return (graph) => quantiseWeights(graph, {
-    bits: 8, blockSize: 64, codesOf: ({ name }, constant) => (marks.get(name) === constantMark(constant) ? codes.get(name) ?? null : null),
+    bits: 8, blockSize: 32, codesOf: ({ name }, constant) => (marks.get(name) === constantMark(constant) ? codes.get(name) ?? null : null),
   });
 }
